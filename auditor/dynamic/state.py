@@ -1,0 +1,162 @@
+"""Runs leave no trace: everything a forward, a backward or a test step may change is put back bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedTensorMixin
+
+REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of every generator a forward may draw from: torch on CPU and on the devices in use, Python, NumPy."""
+
+    cpu: torch.Tensor
+    devices: tuple[torch.Tensor, ...]
+    python: object
+    numpy: Any
+
+    @classmethod
+    def now(cls) -> RandomState:
+        numpy = sys.modules.get("numpy")
+        return cls(torch.get_rng_state(), _device_states(), random.getstate(), numpy and _numpy_state(numpy))
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.devices:
+            torch.cuda.set_rng_state_all(list(self.devices))
+        random.setstate(self.python)  # type: ignore[arg-type]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and self.numpy is not None:
+            numpy.random.set_state(self.numpy)
+
+    def changed(self) -> tuple[str, ...]:
+        """Which generators have moved since: some of "torch", "python", "numpy"."""
+        now = RandomState.now()
+        moved = []
+        if not _same(self.cpu, now.cpu) or not all(map(_same, self.devices, now.devices)):
+            moved.append("torch")
+        if self.python != now.python:
+            moved.append("python")
+        if self.numpy is not None and not _same_numpy(self.numpy, now.numpy):
+            moved.append("numpy")
+        return tuple(moved)
+
+
+def _device_states() -> tuple[torch.Tensor, ...]:
+    return tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a, b)
+
+
+def _numpy_state(numpy: Any) -> Any:
+    return numpy.random.get_state()
+
+
+def _same_numpy(a: Any, b: Any) -> bool:
+    return a[0] == b[0] and bool((a[1] == b[1]).all()) and a[2:] == b[2:]
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch (all devices), Python's `random` and, where it is imported, NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def preserved(model: torch.nn.Module) -> Iterator[None]:
+    """Restore `model` and the process's random and gradient state on leaving, also after an exception.
+
+    Covered: values, dtype, device, `requires_grad` and gradients of parameters and buffers; tensors held as plain
+    attributes; every module's attributes (training flags, rates, caches: rebound ones are bound back, new ones
+    removed); generators; gradient mode; default dtype. Not covered: the inside of other mutable attributes.
+    Memory: one copy of the parameters and buffers.
+    """
+    attributes = [
+        (module, dict(vars(module))) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    registries = [
+        (registry, dict(registry)) for _, held in attributes for registry in (held[name] for name in REGISTRIES)
+    ]
+    flags = [(module, module.training) for module in model.modules()]
+    tensors = [_TensorState(tensor) for tensor in _tensors_of(model, attributes)]
+    generators, gradients, dtype = RandomState.now(), torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        for module, held in attributes:
+            vars(module).clear()
+            vars(module).update(held)
+        for registry, entries in registries:
+            registry.clear()
+            registry.update(entries)
+        for module, training in flags:
+            module.training = training  # scripted modules keep it outside their attributes
+        for state in tensors:
+            state.restore()
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        generators.restore()
+
+
+def _tensors_of(model: torch.nn.Module, attributes: list[tuple[torch.nn.Module, dict[str, Any]]]) -> list[torch.Tensor]:
+    found: dict[int, torch.Tensor] = {}
+    plain = (value for _, held in attributes for value in held.values() if isinstance(value, torch.Tensor))
+    for tensor in (*model.parameters(), *model.buffers(), *plain):
+        found[id(tensor)] = tensor
+    return list(found.values())
+
+
+class _TensorState:
+    """One tensor: its storage, a copy of its values, its gradient."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.leaf = tensor.is_leaf
+        self.requires_grad = tensor.requires_grad
+        self.gradient = tensor.grad if self.leaf else None
+        self.gradient_values = None if self.gradient is None else self.gradient.detach().clone()
+        self.lazy = isinstance(tensor, UninitializedTensorMixin)
+        self.data = None if self.lazy else tensor.data  # unlike detach(), leaves the version counter alone
+        self.values = None if self.data is None else self.data.clone()
+
+    def restore(self) -> None:
+        if self.data is None or self.values is None:
+            return  # a lazy parameter has no values to go back to
+        with torch.no_grad():
+            if self.leaf and self._moved():
+                self.tensor.data = self.data
+            self.data.copy_(self.values)
+            if self.gradient is not None and self.gradient_values is not None:
+                self.gradient.copy_(self.gradient_values)
+        if self.leaf:
+            if self.tensor.requires_grad != self.requires_grad:
+                self.tensor.requires_grad_(self.requires_grad)
+            self.tensor.grad = self.gradient
+
+    def _moved(self) -> bool:
+        """Whether the tensor now has another storage, shape or dtype (`.float()`, `.data = …`, `resize_`)."""
+        now, then = self.tensor, self.data
+        assert then is not None
+        if then.layout != torch.strided:
+            return now.layout != then.layout
+        return (
+            now.dtype != then.dtype
+            or now.device != then.device
+            or now.shape != then.shape
+            or now.data_ptr() != then.data_ptr()
+            or now.stride() != then.stride()
+        )

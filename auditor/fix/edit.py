@@ -1,0 +1,92 @@
+"""An edit of a user's file, as plain data anchored to a range of the source. `fix/rewrite.py` carries edits out.
+
+Rules build edits from `ast` nodes through the functions below; nothing here imports libcst, so that a rule which only
+reports costs nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditor.fix.claims import Claim
+
+
+class Applicability(enum.StrEnum):
+    """Whether `--fix` writes a fix (safe), only with `--unsafe-fixes` (unsafe), or never (display-only)."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    DISPLAY_ONLY = "display-only"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change. `op` says what is done to the node at rows/columns `start`…`end` (as in `ast`: row from 1, column
+    from 0 in UTF-8 bytes), `code` is the new source text, `name` an argument's name."""
+
+    op: str
+    start: tuple[int, int]
+    end: tuple[int, int]
+    code: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """Edits with what they must leave unchanged (`keeps`) and what they must improve (`gains`)."""
+
+    title: str
+    edits: tuple[Edit, ...]
+    applicability: Applicability = Applicability.SAFE
+    keeps: Sequence[Claim] = ()
+    gains: Sequence[Claim] = ()
+    text_edits: tuple[Mapping[str, Any], ...] = ()
+    """The edits as text ranges in the shape of ruff's JSON, where a report asked for them."""
+
+
+Node = ast.expr | ast.stmt | ast.arg | ast.keyword
+
+
+def _edit(op: str, node: Node, code: str = "", name: str = "") -> Edit:
+    end = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
+    return Edit(op, (node.lineno, node.col_offset), end, code, name)
+
+
+def replace(node: ast.expr | ast.stmt, code: str) -> Edit:
+    """Put `code` (an expression for an expression, statements for a statement) in place of `node`."""
+    return _edit("replace", node, code)
+
+
+def set_argument(call: ast.Call, name: str, code: str) -> Edit:
+    """Pass `name=code` in `call`, replacing the keyword argument of that name if there is one."""
+    return _edit("set_argument", call, code, name)
+
+
+def remove_argument(call: ast.Call, name: str) -> Edit:
+    """Drop the keyword argument `name` of `call`."""
+    return _edit("remove_argument", call, "", name)
+
+
+def insert_before(statement: ast.stmt, code: str) -> Edit:
+    """Insert the statements `code` on the lines before `statement`, at its indentation."""
+    return _edit("insert_before", statement, code)
+
+
+def insert_after(statement: ast.stmt, code: str) -> Edit:
+    """Insert the statements `code` on the lines after `statement` (after its body, for a compound statement)."""
+    return _edit("insert_after", statement, code)
+
+
+def remove(statement: ast.stmt) -> Edit:
+    """Delete `statement`; a body left empty gets `pass`."""
+    return _edit("remove", statement)
+
+
+def add_import(module: str, name: str = "") -> Edit:
+    """Make sure that the file has `import module`, or `from module import name`."""
+    return Edit("import", (0, 0), (0, 0), module, name)

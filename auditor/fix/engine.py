@@ -1,0 +1,152 @@
+"""From findings to a new text: fixes applied together, re-checked, repeated until nothing changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from auditor.finding import READ, Finding, merge
+from auditor.fix import rewrite
+from auditor.fix.edit import Applicability, Fix
+from auditor.rule import Rule
+from auditor.static.check import FileResult, check_text
+from auditor.static.source import Source
+
+ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A finding whose fix was not made, and why."""
+
+    finding: Finding
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A file's text after fixing, what was mended, what was refused, and what is left to report."""
+
+    text: str
+    result: FileResult
+    fixed: list[Finding] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What running the model before and after says of a fix: why it is refused (empty: accepted), and what a run of
+    the mended model still finds."""
+
+    refusal: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+
+# Decides over fixes made together, from the text before, the text after and the findings mended.
+Judge = Callable[[str, str, Sequence[Finding]], Verdict]
+
+
+def offer(
+    findings: Sequence[Finding], text: str, rules: Sequence[Rule], path: str, text_edits: bool = False
+) -> list[Finding]:
+    """The findings, each with the fix its rule has for it."""
+    fixers = {rule.code: rule for rule in rules if rule.fix_function is not None}
+    if not any(finding.code in fixers for finding in findings):
+        return list(findings)
+    source = Source(path, text)
+    offered = []
+    for finding in findings:
+        fix = fixers[finding.code].mend(source, finding) if finding.code in fixers else None
+        if fix is not None and text_edits:
+            fix = replace(fix, text_edits=tuple(rewrite.text_edits(text, rewrite.apply(text, fix.edits))))
+        offered.append(replace(finding, fix=fix))
+    return offered
+
+
+def fix_text(
+    path: str,
+    text: str,
+    rules: Sequence[Rule],
+    *,
+    unsafe: bool = False,
+    judge: Judge | None = None,
+    seen: Sequence[Finding] = (),
+) -> Outcome:
+    """Mend what can be mended in `text`; `seen` are the findings of a run.
+
+    The fixes of one rule are tried together, then one by one, and what is still refused once more all together: two
+    causes of one effect only show an improvement when both are gone. A try is kept if the new text parses, its
+    findings are gone, no finding is new, and `judge` (if given) accepts it. Repeated until nothing is left to try.
+    """
+    outcome = Outcome(text, check_text(path, text, rules))
+    seen = list(seen)
+    for _ in range(ROUNDS):
+        candidates = offer(merge([*outcome.result.findings, *seen]), outcome.text, rules, path)
+        mendable = [item for item in candidates if item.fix is not None and _allowed(item.fix, unsafe)]
+        outcome.refused.clear()
+        for group in _tries(mendable):
+            attempt = _try(path, outcome, group, rules, judge, seen)
+            if isinstance(attempt, str):
+                outcome.refused += [Refusal(item, attempt) for item in group]
+                continue
+            outcome.text, outcome.result, seen = attempt
+            outcome.fixed += group
+            break
+        else:
+            outcome.refused = _last_word(outcome.refused)
+            return outcome
+    return outcome
+
+
+def _tries(mendable: Sequence[Finding]) -> Iterator[list[Finding]]:
+    """The groups of findings to mend together, the most promising first."""
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in mendable:
+        by_rule.setdefault(finding.code, []).append(finding)
+    yield from by_rule.values()
+    for group in by_rule.values():
+        if len(group) > 1:
+            yield from ([finding] for finding in group)
+    if len(by_rule) > 1:
+        yield list(mendable)
+
+
+def _try(
+    path: str,
+    outcome: Outcome,
+    group: Sequence[Finding],
+    rules: Sequence[Rule],
+    judge: Judge | None,
+    seen: Sequence[Finding],
+) -> tuple[str, FileResult, list[Finding]] | str:
+    """The new text with what is found in it, or why it is refused."""
+    try:
+        text = rewrite.apply(outcome.text, [edit for finding in group if finding.fix for edit in finding.fix.edits])
+    except rewrite.EditError as error:
+        return f"the edits cannot be made: {error}"
+    if text == outcome.text:
+        return "the edits change nothing"
+    result = check_text(path, text, rules)
+    if result.problems:
+        return f"the result does not parse: {result.problems[0].message}"
+    before = Counter(finding.code for finding in outcome.result.findings)
+    gone = Counter(finding.code for finding in group if READ in finding.seen)
+    after = Counter(finding.code for finding in result.findings)
+    for code in sorted(before | after):
+        if after[code] > before[code] - gone[code]:
+            return f"{code} is {'still' if gone[code] else 'newly'} found in the result"
+    if judge is None:
+        return text, result, list(seen)
+    verdict = judge(outcome.text, text, group)
+    return verdict.refusal or (text, result, verdict.findings)
+
+
+def _allowed(fix: Fix, unsafe: bool) -> bool:
+    return fix.applicability is Applicability.SAFE or (unsafe and fix.applicability is Applicability.UNSAFE)
+
+
+def _last_word(refusals: Sequence[Refusal]) -> list[Refusal]:
+    """One refusal per finding: that of its most specific try."""
+    smallest = {(item.finding.code, item.finding.location): item for item in reversed(refusals)}
+    return [smallest[key] for key in sorted(smallest)]

@@ -1,0 +1,1 @@
+"""Textbook definitions in plain torch operations."""

@@ -1,0 +1,88 @@
+"""The rules and the settings, described for a reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from auditor.rule import Rule
+from auditor.settings import Settings
+
+
+def explain(rule: Rule) -> str:
+    """Everything a user may want to know of one rule, as plain text in Markdown."""
+    title, _, body = rule.explanation.partition("\n")
+    parts = [
+        f"# {rule.name} ({rule.code})",
+        f"{rule.severity} · {rule.category} · {seen_by(rule)}" + (f" · torch ≥ {rule.since}" if rule.since else ""),
+        title.strip(),
+        body.strip(),
+    ]
+    if rule.applicability is not None:
+        proof = [f"- keeps: {claim.text}" for claim in rule.keeps] + [f"- gains: {claim.text}" for claim in rule.gains]
+        parts.append("\n".join([f"## Fix ({rule.applicability})", f"{rule.title}.", *proof]))
+    if rule.thresholds:
+        parts.append("\n".join(["## Thresholds", *[f"- {name}: {value}" for name, value in rule.thresholds.items()]]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def seen_by(rule: Rule) -> str:
+    """How the rule sees its defect."""
+    halves = [("read in source", rule.static_check), ("seen in a run", rule.dynamic_check)]
+    return " and ".join(text for text, check in halves if check is not None)
+
+
+def table(rules: Sequence[Rule], output_format: str = "text") -> str:
+    """One line per rule, or a JSON list."""
+    if output_format == "json":
+        return json.dumps([record(rule) for rule in rules], indent=2)
+    width = max(len(rule.name) for rule in rules)
+    lines = [
+        f"{rule.code}  {rule.name:<{width}}  {rule.severity!s:<7}  {_marks(rule)}  {rule.summary}" for rule in rules
+    ]
+    return "\n".join([*lines, "", "s: read in source · r: seen in a run · f: has a fix"])
+
+
+def _marks(rule: Rule) -> str:
+    have = (rule.static_check, rule.dynamic_check, rule.fix_function)
+    return "".join(mark if part else "-" for mark, part in zip("srf", have, strict=True))
+
+
+def record(rule: Rule) -> dict[str, Any]:
+    """One rule as JSON data."""
+    return {
+        "code": rule.code,
+        "name": rule.name,
+        "family": rule.family,
+        "summary": rule.summary,
+        "severity": str(rule.severity),
+        "category": str(rule.category),
+        "static": rule.static_check is not None,
+        "dynamic": rule.dynamic_check is not None,
+        "fix": None if rule.applicability is None else str(rule.applicability),
+        "keeps": [claim.text for claim in rule.keeps],
+        "gains": [claim.text for claim in rule.gains],
+        "thresholds": rule.thresholds,
+        "explanation": rule.explanation,
+    }
+
+
+def settings_table(settings: Settings) -> str:
+    """The settings in force, as they would stand in pyproject.toml."""
+    lines = [f"# from {settings.file}" if settings.file else "# defaults: no [tool.auditor] found", "[tool.auditor]"]
+    for item in fields(Settings):
+        if item.name != "file":
+            lines.append(f"{item.name.replace('_', '-')} = {_toml(getattr(settings, item.name))}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value if isinstance(value, (int, float)) and not hasattr(value, "name") else str(value))

@@ -1,0 +1,63 @@
+"""Findings as JSON in the shape of ruff's, with our own keys beside it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from auditor.finding import Finding, Location
+from auditor.report import Report
+
+
+def render(report: Report) -> str:
+    """A list of findings, then problems, each an object; sorted keys, so that two runs compare byte for byte."""
+    items = [finding_record(finding) for finding in report.findings]
+    items += [
+        {
+            "code": None,
+            "message": problem.message,
+            "filename": problem.path,
+            "location": {"row": problem.row or 1, "column": 1},
+            "end_location": {"row": problem.row or 1, "column": 1},
+            "severity": "error",
+            "remedy": problem.remedy,
+            "fix": None,
+        }
+        for problem in report.problems
+    ]
+    return json.dumps(items, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def finding_record(finding: Finding) -> dict[str, Any]:
+    """One finding as plain JSON data."""
+    location = finding.location
+    fix = finding.fix
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "message": finding.message,
+        "filename": location.path,
+        **_range(location),
+        "severity": str(finding.severity),
+        "seen": list(finding.seen),
+        "modules": list(finding.modules),
+        "notes": [
+            {"message": note.message, "filename": note.location.path, **_range(note.location)} for note in finding.notes
+        ],
+        "facts": dict(finding.facts),
+        "fix": fix
+        and {
+            "applicability": str(fix.applicability),
+            "message": fix.title,
+            "edits": [dict(edit) for edit in fix.text_edits],
+            "keeps": [claim.text for claim in fix.keeps],
+            "gains": [claim.text for claim in fix.gains],
+        },
+    }
+
+
+def _range(location: Location) -> dict[str, Any]:
+    return {
+        "location": {"row": max(location.row, 1), "column": location.column},
+        "end_location": {"row": location.end_row or max(location.row, 1), "column": location.end_column or location.column},
+    }

@@ -1,0 +1,108 @@
+"""The report a person reads in a terminal."""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import click
+
+from auditor.finding import Finding, Problem, Severity
+from auditor.report import Report
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+_CONTEXT = 2
+
+
+def render(report: Report, *, verbose: bool = False, statistics: bool = False) -> Iterator[str]:
+    """The lines to print. Colours are click's, who drops them where the output is no terminal."""
+    if statistics:
+        yield from _statistics(report.findings)
+    else:
+        for finding in report.findings:
+            yield from _finding(finding)
+            yield ""
+    for problem in report.problems:
+        yield from _problem(problem)
+    yield summary(report)
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    location, colour = finding.location, _COLOURS[finding.severity]
+    mark = click.style(" [*]", fg="cyan") if finding.fix else ""
+    where = click.style(location.path, bold=True) + f":{location.row}:{location.column}"
+    code = click.style(finding.code, fg=colour, bold=True)
+    yield f"{where}: {code}{mark} {finding.message} ({finding.severity}, {' and '.join(finding.seen)})"
+    yield from frame(finding)
+    for note in finding.notes:
+        yield f"   = {note.location.path}:{note.location.row}: {note.message}"
+    if finding.modules:
+        yield f"   = {'layer' if len(finding.modules) == 1 else 'layers'}: {_shorten(finding.modules)}"
+    if finding.fix:
+        yield f"   = fix ({finding.fix.applicability}): {finding.fix.title}"
+
+
+def _shorten(names: Iterable[str], limit: int = 6) -> str:
+    shown = [name or "(the model itself)" for name in names]
+    rest = len(shown) - limit
+    return ", ".join(shown[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def frame(finding: Finding) -> Iterator[str]:
+    """The source lines around a finding, the range itself underlined."""
+    location = finding.location
+    lines = linecache.getlines(location.path)
+    if not 0 < location.row <= len(lines):
+        return
+    last = min(len(lines), max(location.row, min(location.end_row, location.row + 3)))
+    width = len(str(min(len(lines), last + _CONTEXT)))
+    yield " " * width + " |"
+    for row in range(max(1, location.row - _CONTEXT), min(len(lines), last + _CONTEXT) + 1):
+        text = lines[row - 1].rstrip("\r\n")
+        yield f"{row:>{width}} | {text}".rstrip()
+        if row == location.row:
+            indent = len(text) - len(text.lstrip())
+            start = location.column - 1 if location.end_row else indent
+            stop = location.end_column - 1 if location.end_row == location.row else len(text.rstrip())
+            pad = "".join("\t" if character == "\t" else " " for character in text[:start])
+            marker = click.style("^" * max(1, stop - start), fg=_COLOURS[finding.severity])
+            yield f"{' ' * width} | {pad}{marker} {click.style(finding.code, fg=_COLOURS[finding.severity])}"
+    yield " " * width + " |"
+
+
+def _problem(problem: Problem) -> Iterator[str]:
+    where = f"{problem.path}:{problem.row}" if problem.row else problem.path
+    yield f"{click.style(where, bold=True)}: {click.style('could not be checked', fg='magenta')}: {problem.message}"
+    if problem.remedy:
+        yield f"   = {problem.remedy}"
+
+
+def _statistics(findings: Iterable[Finding]) -> Iterator[str]:
+    counted = Counter((finding.code, finding.name, bool(finding.fix)) for finding in findings)
+    for (code, name, fixable), count in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
+        yield f"{count:>5}  {code}  {'[*]' if fixable else '[ ]'}  {name}"
+
+
+def summary(report: Report) -> str:
+    """One line: what was found, what was fixed, what could be."""
+    found = Counter(finding.severity for finding in report.findings)
+    parts = [_plural(found[level], str(level)) for level in sorted(Severity, reverse=True) if found[level]]
+    text = "Found " + ", ".join(parts) if parts else "All checks passed"
+    text += f" in {_plural(report.files, 'file')}" if report.files else ""
+    if report.fixed:
+        text += f"; {_plural(len(report.fixed), 'fix', 'fixes')} written"
+    fixable = sum(1 for finding in report.findings if finding.fix)
+    if fixable:
+        text += f"; {fixable} fixable with `--fix`"
+    if report.silenced:
+        text += f"; {len(report.silenced)} silenced by comments"
+    if report.problems:
+        text += f"; {_plural(len(report.problems), 'problem')} kept something from being checked"
+    return text + "."
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+

@@ -1,0 +1,145 @@
+"""The static half: bytes that trigger a rule → one parse → facts → findings."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from auditor.finding import Finding, Problem
+from auditor.loader import choose, load_rules, matches
+from auditor.rule import Rule
+from auditor.settings import Settings
+from auditor.static import files, suppress
+from auditor.static.source import Source
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What one file gave."""
+
+    path: str
+    findings: list[Finding] = field(default_factory=list)
+    silenced: list[Finding] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    parsed: bool = False
+
+
+def chosen_rules(settings: Settings) -> list[Rule]:
+    """The rules that the settings select. Raises ValueError for a selector that names none."""
+    rules = load_rules(settings.rules)
+    return choose(rules, (*settings.select, *settings.extend_select), settings.ignore)
+
+
+def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
+    """The findings of `rules` in `text`. A syntax error is a problem of the result, not an exception."""
+    result = FileResult(path)
+    content = text.encode("utf-8", "surrogatepass")
+    if b"torch" not in content:
+        return result
+    wanted = [rule for rule in rules if rule.wants(content)]
+    if not wanted:
+        return result
+    try:
+        source = Source(path, text, module)
+    except SyntaxError as error:
+        result.problems.append(Problem(path, f"syntax error: {error.msg}", row=error.lineno or 0))
+        return result
+    except (ValueError, RecursionError, MemoryError) as error:
+        result.problems.append(Problem(path, f"cannot be parsed: {error}"))
+        return result
+    result.parsed = True
+    found: list[Finding] = []
+    for rule in wanted:
+        try:
+            found += rule.read(source)
+        except RecursionError:
+            result.problems.append(Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped"))
+    unique = {(f.code, f.location, f.message): f for f in found}
+    standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
+    result.findings, result.silenced = suppress.split(standing, text)
+    return result
+
+
+def drop_symptoms(findings: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
+    """`findings` without those that only show the effect of another one on the same lines or layers."""
+    causes = {rule.code: rule.yields_to for rule in rules if rule.yields_to}
+    if not causes:
+        return list(findings)
+    return [
+        finding
+        for finding in findings
+        if not any(
+            other.code in causes.get(finding.code, ())
+            and (other.location.covers(finding.location) or set(other.modules) & set(finding.modules))
+            for other in findings
+        )
+    ]
+
+
+def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResult:
+    """The findings in one file. What keeps it from being read is a problem of the result."""
+    shown = files.display(path)
+    try:
+        content = files.read(path)
+        if b"torch" not in content or not any(rule.wants(content) for rule in rules):
+            return FileResult(shown)
+        text = files.decode(content)
+    except OSError as error:
+        return _unreadable(shown, error.strerror or str(error))
+    except (ValueError, SyntaxError, LookupError) as error:
+        return _unreadable(shown, f"cannot be decoded: {error}")
+    allowed = [rule for rule in rules if not _ignored_here(rule, path, settings)]
+    return check_text(shown, text, allowed)
+
+
+def _unreadable(path: str, reason: str) -> FileResult:
+    return FileResult(path, problems=[Problem(path, reason)])
+
+
+def _ignored_here(rule: Rule, path: str, settings: Settings) -> bool:
+    return any(
+        files.excluded(path, (pattern, f"*/{pattern}")) and any(matches(code, rule) for code in codes)
+        for pattern, codes in settings.per_file_ignores.items()
+    )
+
+
+_PARALLEL_FROM = 64  # files per process below which starting processes costs more than it saves
+
+
+def check_files(paths: Sequence[str], settings: Settings) -> list[FileResult]:
+    """One result per file, in the order of `paths`, whatever the number of jobs (0: one per processor)."""
+    rules = chosen_rules(settings)
+    jobs = _jobs(settings.jobs, len(paths))
+    if jobs == 1:
+        return _check_chunk(paths, settings, rules)
+    from concurrent.futures import ProcessPoolExecutor
+
+    chunks = [paths[start : start + _PARALLEL_FROM] for start in range(0, len(paths), _PARALLEL_FROM)]
+    with ProcessPoolExecutor(jobs) as pool:
+        return [result for chunk in pool.map(_check_chunk, chunks, [settings] * len(chunks)) for result in chunk]
+
+
+def _jobs(asked: int, count: int) -> int:
+    if asked == 1 or count <= _PARALLEL_FROM:
+        return 1
+    import os
+
+    return min(asked or os.cpu_count() or 1, count // _PARALLEL_FROM + 1)
+
+
+def _check_chunk(paths: Sequence[str], settings: Settings, rules: Sequence[Rule] | None = None) -> list[FileResult]:
+    rules = chosen_rules(settings) if rules is None else rules
+    collecting = gc.isenabled()
+    gc.disable()  # trees hold no cycles (see tree.py) and collecting in between costs more than parsing
+    try:
+        results = []
+        for number, path in enumerate(paths, 1):
+            results.append(check_file(path, settings, rules))
+            if number % 500 == 0:
+                gc.collect()
+        return results
+    finally:
+        if collecting:
+            gc.enable()
+

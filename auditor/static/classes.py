@@ -1,0 +1,289 @@
+"""Facts about one class: whether it is an nn.Module, what its attributes hold, what depends on its mode."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from auditor.static.layers import (
+    ACTIVATIONS,
+    ATTENTION,
+    BATCH_NORMS,
+    CONTAINERS,
+    DROPOUTS,
+    INSTANCE_NORMS,
+    MODULE_BASES,
+    RECURRENT,
+    TRANSFORMERS,
+)
+from auditor.static.tree import walk_scope
+
+if TYPE_CHECKING:
+    from auditor.static.source import Source
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+_BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.With, ast.AsyncWith, ast.IfExp)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One `self.name = value` of a class. `conditional`: inside a branch or a loop, so that it may not happen."""
+
+    name: str
+    value: ast.expr
+    statement: ast.stmt
+    method: Function
+    conditional: bool
+
+
+class ModuleClass:
+    """One class of a file (all classes get one; `is_module` says which of them are nn.Modules)."""
+
+    def __init__(self, source: Source, node: ast.ClassDef) -> None:
+        self.source = source
+        self.node = node
+        self.name = node.name
+        self.bases = [source.resolve(base) for base in node.bases]
+        self.methods: dict[str, Function] = {
+            statement.name: statement
+            for statement in node.body
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef))
+        }
+
+    @property
+    def forward(self) -> Function | None:
+        return self.methods.get("forward")
+
+    def is_module(self, classes: Mapping[ast.ClassDef, ModuleClass], depth: int = 10) -> bool:
+        """Whether this is an nn.Module: a base is torch's or another such class of the file, or (a base imported
+        from elsewhere) it has a `forward(self, …)` and calls `super().__init__`, as only modules do."""
+        for names in self.bases:
+            for name in names:
+                if _is_module_name(name):
+                    return True
+                parent = next((facts for facts in classes.values() if facts.name == name), None)
+                if parent is not None and parent is not self and depth and parent.is_module(classes, depth - 1):
+                    return True
+        return bool(self.node.bases) and self._looks_like_one()
+
+    def _looks_like_one(self) -> bool:
+        forward = self.forward
+        if forward is None or not forward.args.args or forward.args.args[0].arg != "self":
+            return False
+        names = {name for names in self.bases for name in names}
+        if names & {"torch.autograd.Function", "torch.autograd.function.Function"}:
+            return False
+        start = self.methods.get("__init__")
+        return start is not None and any(
+            isinstance(node, ast.Attribute) and node.attr == "__init__" for node in walk_scope(start)
+        )
+
+    @cached_property
+    def ancestors(self) -> list[ModuleClass]:
+        """The module classes of this file that this one inherits from, nearest first."""
+        found: list[ModuleClass] = []
+        todo = [name for names in self.bases for name in sorted(names)]
+        while todo:
+            parent = self.source.module_class(todo.pop(0))
+            if parent is not None and parent is not self and parent not in found:
+                found.append(parent)
+                todo += [name for names in parent.bases for name in sorted(names)]
+        return found
+
+    @property
+    def has_unknown_base(self) -> bool:
+        """Whether it inherits from something this file does not define and torch does not provide."""
+        for facts in (self, *self.ancestors):
+            for names in facts.bases:
+                if not names:
+                    return True
+                for name in names:
+                    if name != "object" and name != "torch.nn.Module" and not self.source.module_class(name):
+                        return True
+        return False
+
+    def method(self, name: str) -> Function | None:
+        """The method that a call of `self.name` reaches, also an inherited one of this file."""
+        for facts in (self, *self.ancestors):
+            if name in facts.methods:
+                return facts.methods[name]
+        return None
+
+    @cached_property
+    def constants(self) -> dict[str, ast.expr]:
+        """Class attributes."""
+        found: dict[str, ast.expr] = {}
+        for statement in self.node.body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                found[statement.targets[0].id] = statement.value
+            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+                found[statement.target.id] = statement.value
+        return found
+
+    @cached_property
+    def own_attributes(self) -> dict[str, list[Attribute]]:
+        """What each `self.name` is assigned in this class, in document order, also by `add_module` and `setattr`."""
+        found: dict[str, list[Attribute]] = {}
+        for method in self.methods.values():
+            for node in walk_scope(method):
+                for name, value in _assigned(node):
+                    statement = self.source.statement_of(node)
+                    attribute = Attribute(name, value, statement, method, self._is_conditional(node, method))
+                    found.setdefault(name, []).append(attribute)
+        return found
+
+    @cached_property
+    def attributes(self) -> dict[str, list[Attribute]]:
+        """`own_attributes`, with those of the file's classes it inherits from where it does not set them itself."""
+        found = dict(self.own_attributes)
+        for parent in self.ancestors:
+            for name, assigned in parent.own_attributes.items():
+                found.setdefault(name, assigned)
+        return found
+
+    def _is_conditional(self, node: ast.AST, method: Function) -> bool:
+        for above in self.source.tree.ancestors(node):
+            if above is method:
+                return False
+            if isinstance(above, _BRANCHES):
+                return True
+        return False
+
+    def layers(self, name: str) -> list[ast.Call]:
+        """The layer constructions that `self.name` may hold, those inside Sequential, ModuleList, ModuleDict,
+        comprehensions and conditional expressions included (the containers too)."""
+        found: list[ast.Call] = []
+        for attribute in self.attributes.get(name, []):
+            found += self.constructions(attribute.value)
+        return found
+
+    def constructions(self, value: ast.AST) -> list[ast.Call]:
+        """All layer constructions inside the expression `value`."""
+        inner = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
+        return [call for call in inner if self.source.layer_kind(call)]
+
+    @cached_property
+    def mode_dependent(self) -> bool | None:
+        """Whether eval() changes what the model computes: True if it provably does, False if it provably does not,
+        None if it holds something unknown."""
+        return self._mode_dependence(frozenset())
+
+    def _mode_dependence(self, seen: frozenset[str]) -> bool | None:
+        if self.name in seen:
+            return False
+        seen |= {self.name}
+        unknown = self.has_unknown_base
+        for facts in (self, *self.ancestors):
+            if facts.reads_training:
+                return True
+            for assignments in facts.own_attributes.values():
+                for attribute in assignments:
+                    depends = self._value_dependence(attribute.value, seen)
+                    if depends:
+                        return True
+                    unknown = unknown or depends is None
+        return None if unknown else False
+
+    @cached_property
+    def reads_training(self) -> bool:
+        """Whether a method of its own looks at `self.training`."""
+        return any(
+            isinstance(node, ast.Attribute)
+            and node.attr == "training"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+            and isinstance(node.ctx, ast.Load)
+            for method in self.methods.values()
+            for node in walk_scope(method)
+        )
+
+    def _value_dependence(self, value: ast.expr, seen: frozenset[str]) -> bool | None:
+        unknown = False
+        for node in ast.walk(value):
+            if not isinstance(node, ast.Call):
+                continue
+            kind = self.source.layer_kind(node)
+            depends = layer_mode_dependence(self.source, node, kind)
+            local = self.source.module_class(kind) if kind and "." not in kind else None
+            if local is not None:
+                depends = local._mode_dependence(seen)
+            if depends:
+                return True
+            unknown = unknown or depends is None
+        return None if unknown else False
+
+
+def layer_mode_dependence(source: Source, call: ast.Call, kind: str) -> bool | None:
+    """Whether the layer that `call` builds computes differently in train and eval mode; None if unknown."""
+    tail = kind.rpartition(".")[2]
+    if kind in BATCH_NORMS:
+        return source.constant(source.argument(call, "track_running_stats"), default=True) is not False
+    if kind in DROPOUTS:
+        return _positive(source, call, "p", 0, 0.5)
+    if kind in INSTANCE_NORMS:
+        return source.constant(source.argument(call, "track_running_stats", 4)) is True
+    if kind in RECURRENT:
+        return _positive(source, call, "dropout", 5, 0.0)
+    if kind in ATTENTION:
+        return _positive(source, call, "dropout", 2, 0.0)
+    if kind in TRANSFORMERS:
+        return None if tail in ("TransformerEncoder", "TransformerDecoder") else _positive(source, call, "dropout", 3, 0.1)
+    if kind == "torch.nn.RReLU":
+        return True
+    if kind.startswith("torch.nn.") or kind in ACTIVATIONS | CONTAINERS:
+        return False
+    names = source.resolve(call.func)
+    if any(name.startswith(("timm.layers.DropPath", "timm.models.layers.DropPath")) for name in names):
+        return True
+    harmless = ("torch.", "math.", "numpy.", "functools.partial")
+    builtin = isinstance(call.func, ast.Name) and call.func.id in _BUILTINS
+    return False if builtin or (names and all(name.startswith(harmless) for name in names)) else None
+
+
+_BUILTINS = {"range", "len", "int", "float", "list", "tuple", "dict", "zip", "enumerate", "max", "min", "sum", "str",
+             "round", "abs", "sorted", "reversed", "set", "bool", "super", "isinstance", "getattr"}  # fmt: skip
+
+
+def _positive(source: Source, call: ast.Call, name: str, position: int, default: float) -> bool | None:
+    """Whether a rate is above zero: True for a known positive one, False for zero, None if it cannot be known."""
+    argument = source.argument(call, name, position)
+    value = default if argument is None else source.constant(argument)
+    return value > 0 if isinstance(value, (int, float)) else None
+
+
+def _is_module_name(name: str) -> bool:
+    if name in MODULE_BASES:
+        return True
+    tail = name.rpartition(".")[2]
+    return name.startswith("torch.nn.") and tail[:1].isupper() and not name.startswith(("torch.nn.utils", "torch.nn.init"))
+
+
+def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """The attributes of `self` that a statement or call sets, with their values."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            for target in targets:
+                yield from _targets(target, value)
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            yield from _targets(target, value)
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="self"), attr="add_module" | "register_module"),
+            args=[ast.Constant(value=str() as name), value, *_],
+        ):
+            yield name, value
+        case ast.Call(
+            func=ast.Name(id="setattr"), args=[ast.Name(id="self"), ast.Constant(value=str() as name), value, *_]
+        ):
+            yield name, value
+
+
+def _targets(target: ast.expr, value: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    match target:
+        case ast.Attribute(value=ast.Name(id="self"), attr=attr):
+            yield attr, value
+        case ast.Tuple(elts=targets) if isinstance(value, ast.Tuple) and len(value.elts) == len(targets):
+            for inner, inner_value in zip(targets, value.elts, strict=True):
+                yield from _targets(inner, inner_value)

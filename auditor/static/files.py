@@ -1,0 +1,125 @@
+"""Which files to check, and their text."""
+
+from __future__ import annotations
+
+import io
+import os
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor.finding import Problem
+
+if TYPE_CHECKING:
+    from auditor.settings import Settings
+
+SUFFIXES = (".py", ".pyi")
+
+
+def discover(paths: Sequence[str], settings: Settings) -> tuple[list[str], list[Problem]]:
+    """The Python files of `paths`, sorted: files named are taken as they are, folders are searched, leaving out what
+    the settings and .gitignore files exclude. A path that does not exist is a problem."""
+    found: dict[str, None] = {}
+    problems = []
+    for path in paths:
+        if os.path.isdir(path):
+            found.update(dict.fromkeys(_search(path, settings)))
+        elif os.path.exists(path):
+            found[_tidy(path)] = None
+        else:
+            problems.append(Problem(path, "no such file or folder"))
+    return sorted(found), problems
+
+
+def _tidy(path: str) -> str:
+    return path[2:] if path.startswith("./") else path
+
+
+def _search(top: str, settings: Settings) -> Iterator[str]:
+    patterns = settings.exclude + settings.extend_exclude
+    ignored = _GitIgnore(top) if settings.respect_gitignore else None
+    for folder, subfolders, names in os.walk(top, onerror=None):
+        if ignored:
+            ignored.enter(folder)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not excluded(os.path.join(folder, name), patterns)
+            and not (ignored and ignored.matches(os.path.join(folder, name) + "/"))
+        )
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if name.endswith(SUFFIXES) and not excluded(path, patterns) and not (ignored and ignored.matches(path)):
+                yield _tidy(path)
+
+
+def excluded(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern names the file or folder itself, or the path."""
+    name, posix = os.path.basename(path), Path(path).as_posix()
+    return any(fnmatch(name, pattern) or fnmatch(posix, pattern) for pattern in patterns)
+
+
+class _GitIgnore:
+    """The .gitignore files that apply below a folder, those of the folders above it in the repository included."""
+
+    def __init__(self, top: str) -> None:
+        self.specs: list[tuple[str, Any]] = []
+        start = Path(top).absolute()
+        above = []
+        for folder in (start, *start.parents):
+            above.append(folder)
+            if (folder / ".git").exists():
+                for parent in reversed(above[1:]):
+                    self.enter(str(parent))
+                break
+
+    def enter(self, folder: str) -> None:
+        path = os.path.join(folder, ".gitignore")
+        if not os.path.isfile(path):
+            return
+        import pathspec
+
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            spec = pathspec.GitIgnoreSpec.from_lines(lines)
+        self.specs.append((os.path.abspath(folder), spec))
+
+    def matches(self, path: str) -> bool:
+        if not self.specs:
+            return False
+        absolute = os.path.abspath(path) + ("/" if path.endswith("/") else "")
+        verdict = False
+        for folder, spec in self.specs:
+            if absolute.startswith(folder + os.sep):
+                result = spec.check_file(os.path.relpath(absolute, folder) + ("/" if path.endswith("/") else ""))
+                if result.include is not None:
+                    verdict = result.include
+        return verdict
+
+
+def read(path: str) -> bytes:
+    """A file's bytes; OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def decode(content: bytes) -> str:
+    """The text of Python source, by its coding line or as UTF-8; newlines become `\\n`, as `ast` counts them.
+
+    Raises ValueError (SyntaxError for a coding line that names no encoding) for bytes that are no text.
+    """
+    if b"\0" in content:
+        raise ValueError("contains null bytes: a binary file?")
+    if content.isascii():
+        text = content.decode("ascii")
+    else:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        text = content.decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def display(path: str) -> str:
+    """The path as reports show it: relative to the current folder where that is shorter, with `/`."""
+    relative = os.path.relpath(path) if os.path.isabs(path) else path
+    return Path(path if relative.startswith("..") else relative).as_posix()

@@ -1,0 +1,201 @@
+"""Facts about one file, in the words rules speak: resolved names, calls, arguments, constants, module classes."""
+
+from __future__ import annotations
+
+import ast
+import enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from auditor.finding import Location
+from auditor.static.classes import ModuleClass
+from auditor.static.constants import evaluate
+from auditor.static.names import Names, Resolver
+from auditor.static.tree import Tree
+
+if TYPE_CHECKING:
+    from auditor.static.flow import Flow
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Hidden(enum.Enum):
+    """An argument that may be inside `*args` or `**kwargs`: neither given nor left out."""
+
+    HIDDEN = "hidden"
+
+
+HIDDEN: Final = Hidden.HIDDEN
+
+
+class Source:
+    """One parsed file. Raises SyntaxError if `text` is no Python."""
+
+    def __init__(self, path: str, text: str, module: str = "") -> None:
+        self.path = path
+        self.text = text
+        self.module = module
+        self._flows: dict[tuple[ModuleClass, Function], Flow] = {}
+        self.tree = Tree(ast.parse(text, filename=path, type_comments=False))
+
+    # Names and calls ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> Resolver:
+        return Resolver(self.tree, self.module)
+
+    def resolve(self, expression: ast.AST | None) -> Names:
+        """The dotted names `expression` can stand for, through imports and aliases (empty: unknown)."""
+        return self.names.resolve(expression)
+
+    def is_any(self, expression: ast.AST | None, *names: str) -> bool:
+        """Whether `expression` surely stands for one of `names`."""
+        found = self.names.resolve(expression)
+        return bool(found) and found <= set(names)
+
+    @cached_property
+    def _calls(self) -> dict[str, list[ast.Call]]:
+        """Calls by the last part of the callee's name, after aliases."""
+        index: dict[str, list[ast.Call]] = {}
+        for call in self.tree.all(ast.Call):
+            function = call.func
+            if function.__class__ is ast.Attribute:
+                index.setdefault(function.attr, []).append(call)  # type: ignore[attr-defined]
+            elif function.__class__ is ast.Name:
+                for name in self.names.aliases.get(function.id) or (function.id,):  # type: ignore[attr-defined]
+                    index.setdefault(name.rpartition(".")[2], []).append(call)
+        return index
+
+    def calls_to(self, *names: str) -> list[ast.Call]:
+        """Calls whose callee surely is one of these dotted names, in document order."""
+        wanted = set(names)
+        found = {}
+        for tail in {name.rpartition(".")[2] for name in names}:
+            for call in self._calls.get(tail, ()):
+                meanings = self.names.resolve(call.func)
+                if meanings and meanings <= wanted:
+                    found[call] = (call.lineno, call.col_offset)
+        return sorted(found, key=found.__getitem__)
+
+    def calls_named(self, *tails: str) -> list[ast.Call]:
+        """Calls whose callee's last part is one of `tails`, resolved or not (`self.drop(x)`, `model.eval()`)."""
+        found = {call: (call.lineno, call.col_offset) for tail in tails for call in self._calls.get(tail, ())}
+        return sorted(found, key=found.__getitem__)
+
+    def argument(self, call: ast.Call, name: str, position: int | None = None) -> ast.expr | Hidden | None:
+        """The argument called `name` (or at `position`); None if it is left out, HIDDEN if `*`/`**` may carry it."""
+        hidden = False
+        for keyword in call.keywords:
+            if keyword.arg == name:
+                return keyword.value
+            hidden = hidden or keyword.arg is None
+        if position is not None:
+            for index, argument in enumerate(call.args):
+                if isinstance(argument, ast.Starred):
+                    hidden = True
+                    break
+                if index == position:
+                    return argument
+        return HIDDEN if hidden else None
+
+    def constant(self, expression: ast.expr | Hidden | None, default: Any = None) -> Any:
+        """The value of `expression` if it can be known without running anything, through variables bound once,
+        defaults and simple arithmetic; otherwise `default`."""
+        if expression is None or isinstance(expression, Hidden):
+            return default
+        return evaluate(self, expression, default)
+
+    # Where things are -----------------------------------------------------------------------------------------------
+
+    def function_of(self, node: ast.AST) -> Function | None:
+        """The innermost named function around `node`."""
+        for above in self.tree.ancestors(node):
+            if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                return above
+        return None
+
+    def class_of(self, node: ast.AST) -> ast.ClassDef | None:
+        """The innermost class around `node`."""
+        for above in self.tree.ancestors(node):
+            if isinstance(above, ast.ClassDef):
+                return above
+        return None
+
+    def statement_of(self, node: ast.AST) -> ast.stmt:
+        """The innermost statement that contains `node`."""
+        if isinstance(node, ast.stmt):
+            return node
+        return next(above for above in self.tree.ancestors(node) if isinstance(above, ast.stmt))
+
+    def method_of(self, node: ast.AST) -> tuple[ModuleClass, Function] | None:
+        """The module class and its method in which `node` stands, also inside a nested function of that method."""
+        method: Function | None = None
+        for above in self.tree.ancestors(node):
+            if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                method = above
+            elif isinstance(above, ast.ClassDef):
+                module_class = self.module_class(above)
+                return (module_class, method) if module_class and method else None
+        return None
+
+    def node_at(self, location: Location, *node_types: type[ast.AST]) -> ast.AST | None:
+        """The node of these types with exactly this range; for a location of a run (a row only), the outermost node
+        of these types that starts on the row, or else the innermost one that spans it."""
+        best: ast.AST | None = None
+        for node in self.tree.all(*node_types):
+            row, end_row = node.lineno, node.end_lineno  # type: ignore[attr-defined]
+            if location.end_row:
+                exact = (row, node.col_offset + 1, end_row, node.end_col_offset + 1)  # type: ignore[attr-defined]
+                if exact == (location.row, location.column, location.end_row, location.end_column):
+                    return node
+            elif row == location.row:
+                return node
+            elif row <= location.row <= end_row and (best is None or row >= best.lineno):  # type: ignore[attr-defined]
+                best = node
+        return best
+
+    # Classes --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _classes(self) -> dict[ast.ClassDef, ModuleClass]:
+        classes = {node: ModuleClass(self, node) for node in self.tree.all(ast.ClassDef)}
+        return {node: facts for node, facts in classes.items() if facts.is_module(classes)}
+
+    @property
+    def module_classes(self) -> list[ModuleClass]:
+        """The classes of this file that are nn.Modules, as far as can be seen."""
+        return list(self._classes.values())
+
+    def module_class(self, node_or_name: ast.ClassDef | str) -> ModuleClass | None:
+        """Facts about a module class of this file, by node or by name."""
+        if isinstance(node_or_name, str):
+            return next((facts for node, facts in self._classes.items() if node.name == node_or_name), None)
+        return self._classes.get(node_or_name)
+
+    def layer_kind(self, expression: ast.AST | None) -> str:
+        """For a call that constructs a layer: the layer's dotted name, or the name of a module class of this file.
+
+        Empty when `expression` is no such call, or when its callee can mean several things.
+        """
+        if not isinstance(expression, ast.Call):
+            return ""
+        names = self.names.resolve(expression.func)
+        if len(names) != 1:
+            return ""
+        (name,) = names
+        tail = name.rpartition(".")[2]
+        if name.startswith("torch.nn.") and tail[:1].isupper() and name != "torch.nn.Parameter":
+            return name
+        return name if self.module_class(name) else ""
+
+    def flow(self, facts: ModuleClass, method: str = "forward") -> Flow | None:
+        """How values flow through a method of a module class, computed once; None if it has no such method."""
+        function = facts.method(method)
+        if function is None:
+            return None
+        key = (facts, function)
+        if key not in self._flows:
+            from auditor.static.flow import Flow
+
+            self._flows[key] = Flow(self, facts, function)
+        return self._flows[key]

@@ -1,0 +1,43 @@
+"""Comments that silence findings: `# noqa: CODE`, `# auditor: ignore[name]`, `# auditor: ignore-file`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from auditor.finding import Finding
+
+# Either marker alone silences the line; with a list, only what it names. Codes and names are both understood.
+_NOQA = re.compile(r"#.*?\bnoqa\b(?::\s*(?P<codes>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*))?", re.IGNORECASE)
+_IGNORE = re.compile(r"#.*?\bauditor:\s*ignore(?!-file)(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
+_FILE = re.compile(r"^\s*#\s*auditor:\s*ignore-file(?:\[(?P<codes>[^\]]*)\])?\s*$", re.IGNORECASE | re.MULTILINE)
+
+
+def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[Finding]]:
+    """(findings that stand, findings that a comment silences). A comment counts on the first and the last line of
+    the finding's range."""
+    findings = list(findings)
+    if not findings or ("noqa" not in text.lower() and "auditor:" not in text.lower()):
+        return findings, []
+    lines = text.split("\n")
+    whole_file = [match["codes"] for match in _FILE.finditer(text)]
+    stand, silenced = [], []
+    for finding in findings:
+        rows = {finding.location.row, finding.location.end_row or finding.location.row}
+        comments = [lines[row - 1] for row in sorted(rows) if 0 < row <= len(lines)]
+        hit = any(_names(finding, codes) for codes in whole_file) or any(_silences(c, finding) for c in comments)
+        (silenced if hit else stand).append(finding)
+    return stand, silenced
+
+
+def _silences(line: str, finding: Finding) -> bool:
+    return any(
+        _names(finding, match["codes"]) for pattern in (_NOQA, _IGNORE) for match in pattern.finditer(line)
+    )
+
+
+def _names(finding: Finding, codes: str | None) -> bool:
+    if codes is None:
+        return True
+    wanted = {code.strip().lower() for code in re.split(r"[,\s]+", codes)}
+    return finding.code.lower() in wanted or finding.name in wanted
