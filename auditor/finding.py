@@ -61,8 +61,9 @@ RUN = "seen in a run"
 class Finding:
     """One defect, whichever pipeline saw it.
 
-    `modules` are the paths of the layers concerned in the running model (`"blocks.3.drop"`), `facts` the figures
-    behind the verdict, `seen` how it was seen (READ, RUN or both).
+    `modules` are the paths of the layers concerned in the running model (`"blocks.3.drop"`), `models` the names of the
+    models in which it was seen in a run, `facts` the figures behind the verdict, `seen` how it was seen (READ, RUN or
+    both).
     """
 
     code: str
@@ -72,6 +73,7 @@ class Finding:
     severity: Severity
     seen: tuple[str, ...] = (READ,)
     modules: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     fix: Fix | None = None
@@ -92,6 +94,7 @@ class Finding:
             severity=max(self.severity, other.severity),
             seen=tuple(dict.fromkeys((*read.seen, *run.seen))),
             modules=tuple(dict.fromkeys((*self.modules, *other.modules))),
+            models=tuple(dict.fromkeys((*self.models, *other.models))),
             notes=tuple(dict.fromkeys((*read.notes, *run.notes))),
             facts={**read.facts, **run.facts},
             fix=read.fix or run.fix,
@@ -119,3 +122,47 @@ class Problem:
     message: str
     remedy: str = ""
     row: int = 0
+
+
+# Findings travel between the child process and its parent as JSON ------------------------------------------------------
+
+
+def to_json(item: Finding | Problem) -> dict[str, Any]:
+    """Plain data from which `finding_from_json` and `problem_from_json` make the item again (without its fix)."""
+    if isinstance(item, Problem):
+        return {"path": item.path, "message": item.message, "remedy": item.remedy, "row": item.row}
+    return {
+        "code": item.code,
+        "name": item.name,
+        "message": item.message,
+        "location": _location_to_json(item.location),
+        "severity": int(item.severity),
+        "seen": list(item.seen),
+        "modules": list(item.modules),
+        "models": list(item.models),
+        "notes": [[_location_to_json(note.location), note.message] for note in item.notes],
+        "facts": dict(item.facts),
+    }
+
+
+def finding_from_json(data: Mapping[str, Any]) -> Finding:
+    return Finding(
+        code=data["code"],
+        name=data["name"],
+        message=data["message"],
+        location=Location(*data["location"]),
+        severity=Severity(data["severity"]),
+        seen=tuple(data["seen"]),
+        modules=tuple(data["modules"]),
+        models=tuple(data["models"]),
+        notes=tuple(Note(Location(*location), message) for location, message in data["notes"]),
+        facts=dict(data["facts"]),
+    )
+
+
+def problem_from_json(data: Mapping[str, Any]) -> Problem:
+    return Problem(**data)
+
+
+def _location_to_json(location: Location) -> list[Any]:
+    return [location.path, location.row, location.column, location.end_row, location.end_column]

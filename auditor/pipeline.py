@@ -7,19 +7,22 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from auditor.finding import Finding, Problem
+from auditor.finding import Finding, Problem, finding_from_json, merge, problem_from_json
 from auditor.report import Report
 from auditor.settings import Settings
-from auditor.static import check, files
+from auditor.static import check, files, suppress
 from auditor.static.check import FileResult
 
 if TYPE_CHECKING:
-    from auditor.rule import Rule
+    from auditor.dynamic.worker import Worker
+    from auditor.fix.engine import Verdict
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,19 @@ class FixMode:
         return self.write or self.diff
 
 
-def check_paths(paths: Sequence[str], settings: Settings | None = None, mode: FixMode = FixMode()) -> Report:
+NO_FIXES = FixMode()
+
+
+def check_paths(paths: str | Sequence[str], settings: Settings | None = None, mode: FixMode = NO_FIXES) -> Report:
     """Check files and folders without running anything: the Python API is `auditor.check`."""
     settings = settings or Settings()
-    paths = [paths] if isinstance(paths, str) else [str(path) for path in paths]
-    found, problems = files.discover(paths, settings)
+    found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], settings)
     report = Report(problems=problems, files=len(found))
     for result in check.check_files(found, settings):
-        _collect(report, result, settings, mode)
+        if result.findings:
+            content = files.read(result.path)
+            _mend(result, content, files.decode(content), [], report, settings, mode)
+        _note(result, report)
     report.sort()
     return report
 
@@ -57,53 +65,177 @@ def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) ->
     except (ValueError, SyntaxError, LookupError) as error:
         report.problems.append(Problem(name, f"cannot be decoded: {error}"))
         return report, content
-    from auditor.fix.engine import fix_text, offer
-
-    rules = check.chosen_rules(settings)
-    result = check.check_text(name, text, rules)
-    if mode.wanted:
-        outcome = fix_text(name, text, rules, unsafe=mode.unsafe)
-        result, report.fixed = outcome.result, outcome.fixed
-        if mode.diff:
-            report.diffs += _diff(name, text, outcome.text)
-        text = outcome.text
-    result.findings = offer(result.findings, text, rules, name, mode.text_edits)
-    _add(report, result)
+    result = check.check_text(name, text, check.chosen_rules(settings))
+    mended = _mend(result, None, text, [], report, settings, mode)
+    _note(result, report)
     report.sort()
-    return report, text.encode() if report.fixed else content
+    if mended == text:
+        return report, content
+    from auditor.fix.write import encode
+
+    return report, encode(content, mended)
 
 
-def _collect(report: Report, result: FileResult, settings: Settings, mode: FixMode) -> None:
-    if result.findings:
-        from auditor.fix.engine import fix_text, offer
-        from auditor.fix.write import replace_file
+def audit_targets(
+    specs: Sequence[str],
+    settings: Settings | None = None,
+    mode: FixMode = NO_FIXES,
+    inputs: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Check the files of `specs` and audit the models in them, each run in a child process.
 
-        rules = check.chosen_rules(settings)
-        path = result.path
-        content = files.read(path)
-        text = files.decode(content)
-        if mode.wanted:
-            outcome = fix_text(path, text, rules, unsafe=mode.unsafe)
-            if outcome.text != text:
-                if mode.diff:
-                    report.diffs += _diff(path, text, outcome.text)
-                else:
-                    replace_file(path, content, outcome.text)
-                    result = outcome.result
-                    report.fixed += outcome.fixed
-                    text = outcome.text
-        result.findings = offer(result.findings, text, rules, path, mode.text_edits)
-    _add(report, result)
+    A spec is `file.py`, `file.py::Name` or `package.module:Name`; `inputs` are input specifications for all of them.
+    """
+    from auditor.dynamic.worker import Worker
+
+    settings = settings or Settings()
+    report = Report()
+    with Worker(timeout=settings.timeout, memory=settings.memory, progress=progress) as worker:
+        for spec in specs:
+            _audit_spec(worker, spec, settings, mode, list(inputs), report)
+    report.findings = merge(report.findings)
+    report.sort()
+    return report
 
 
-def _add(report: Report, result: FileResult) -> None:
+def audit_model(
+    model: Any, inputs: Any, settings: Settings | None = None, *, device: str = "cpu", dtype: str = "float32"
+) -> Report:
+    """Audit a live model in this process: the Python API is `auditor.audit(model, inputs)`.
+
+    `inputs`: a tensor, a tuple of arguments or a dict of keyword arguments. The model, its gradients, modes and hooks,
+    and all random generators are left as they were. Raises ImportError if torch is not installed.
+    """
+    from auditor.dynamic.service import audit_live
+
+    settings = (settings or Settings()).override(device=device, dtype=dtype)
+    rules = check.chosen_rules(settings)
+    found = audit_live(model, inputs, rules, settings)
+    report = Report(findings=found.findings, problems=found.problems, audits=found.records)
+    report.sort()
+    return report
+
+
+def _note(result: FileResult, report: Report) -> None:
     report.findings += result.findings
     report.silenced += result.silenced
     report.problems += result.problems
 
 
-def _diff(path: str, before: str, after: str) -> list[str]:
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{path}", f"b/{path}"
-    )
-    return ["".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)]
+def _mend(
+    result: FileResult,
+    content: bytes | None,
+    text: str,
+    seen: Sequence[Finding],
+    report: Report,
+    settings: Settings,
+    mode: FixMode,
+    judge: Callable[[str, str, Sequence[Finding]], Verdict] | None = None,
+) -> str:
+    """Show or make the fixes of one file; its findings, those `seen` in a run and fixes offered included, end in
+    `result`. `content`: the file's bytes (None: no file to write). Returns the text as it is then."""
+    from auditor.fix.engine import fix_text, offer, unified_diff
+
+    rules = check.chosen_rules(settings)
+    found = check.drop_symptoms(merge([*result.findings, *seen]), rules)
+    mended = text
+    if mode.wanted and found:
+        outcome = fix_text(result.path, text, rules, unsafe=mode.unsafe, judge=judge, seen=seen)
+        report.refused += outcome.refused
+        if outcome.text != text and mode.diff:
+            report.diffs.append(unified_diff(result.path, text, outcome.text))
+        elif outcome.text != text:
+            if content is not None:
+                from auditor.fix.write import WriteError, replace_file
+
+                try:
+                    replace_file(result.path, content, outcome.text)
+                except WriteError as error:
+                    report.problems.append(Problem(result.path, str(error)))
+                    result.findings = offer(found, text, rules, result.path, mode.text_edits)
+                    return text
+            mended, found = outcome.text, outcome.found
+            report.fixed += outcome.fixed
+    result.findings = offer(found, mended, rules, result.path, mode.text_edits)
+    return mended
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What running the models of one spec showed."""
+
+    findings: list[Finding] = field(default_factory=list)
+    silenced: list[Finding] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _audit_spec(
+    worker: Worker, spec: str, settings: Settings, mode: FixMode, inputs: list[str], report: Report
+) -> None:
+    """Add what one target gives to `report`: its file read, its models run, its fixes proven and made."""
+    seen = _run(worker, spec, settings, inputs)
+    report.problems += seen.problems
+    report.silenced += seen.silenced
+    report.audits += seen.records
+    path = next((record["path"] for record in seen.records), files.display(spec.partition("::")[0]))
+    if not os.path.isfile(path):
+        report.findings += seen.findings
+        return
+    result = check.check_file(path, settings, check.chosen_rules(settings))
+    report.files += 1
+    here = [finding for finding in seen.findings if finding.location.path == result.path]
+    report.findings += [finding for finding in seen.findings if finding.location.path != result.path]
+    if result.problems:
+        result.problems = [] if seen.problems else result.problems  # the run has said so already
+    elif result.findings or here:
+        from auditor.fix.proof import Prover
+
+        prover = Prover(worker.request, result.path, seen.records, settings, inputs)
+
+        def judge(before: str, after: str, group: Sequence[Finding]) -> Verdict:
+            verdict = prover.judge(before, after, group)
+            if verdict.refusal:
+                return verdict
+            again = _run(worker, spec, settings, inputs, {path: after})
+            verdict.findings = [finding for finding in again.findings if finding.location.path == result.path]
+            broken = [problem.message for problem in again.problems if problem not in seen.problems]
+            verdict.refusal = broken[0] if broken else ""
+            return verdict
+
+        content = files.read(path)
+        _mend(result, content, files.decode(content), here, report, settings, mode, judge)
+        report.certificates += prover.certificates
+        report.refused_certificates += prover.refusals
+    _note(result, report)
+
+
+def _run(
+    worker: Worker, spec: str, settings: Settings, inputs: list[str], texts: dict[str, str] | None = None
+) -> _Seen:
+    """Run the models in the child; findings that a comment or the settings silence are set apart. `texts` stand in
+    for the texts of files."""
+    from auditor.dynamic.worker import WorkerError
+
+    try:
+        answer = worker.request("audit", spec=spec, settings=settings.to_json(), inputs=inputs, texts=texts)
+    except WorkerError as error:
+        return _Seen(problems=[Problem(files.display(spec.partition("::")[0]), str(error))])
+    seen = _Seen(problems=[problem_from_json(item) for item in answer["problems"]], records=answer["records"])
+    findings = [finding_from_json(item) for item in answer["findings"]]
+    rules = check.chosen_rules(settings)
+    for path in sorted({finding.location.path for finding in findings}):
+        of_file = [finding for finding in findings if finding.location.path == path]
+        kept, dropped = suppress.split(of_file, (texts or {}).get(path) or _text_of(path))
+        active = {rule.code for rule in rules if not check.ignored_here(rule, path, settings)}
+        seen.findings += [finding for finding in kept if finding.code in active]
+        seen.silenced += dropped
+    return seen
+
+
+def _text_of(path: str) -> str:
+    try:
+        return files.decode(files.read(path))
+    except (OSError, ValueError, SyntaxError, LookupError):
+        return ""  # a file that cannot be read has no comment to silence a finding

@@ -49,6 +49,15 @@ class Settings:
         given = {name: value for name, value in options.items() if value is not None and value != ()}
         return replace(self, **given) if given else self
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which `from_json` makes equal settings, in another process."""
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {"fail_on": str(self.fail_on)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Settings:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(**{**values, "fail_on": Severity.parse(data["fail_on"])})
+
     @property
     def root(self) -> Path:
         """The folder that relative patterns of the settings refer to."""

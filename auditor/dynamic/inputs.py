@@ -14,17 +14,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-ALIASES = {"half": "float16", "double": "float64", "int": "int64", "long": "int64", "short": "int16", "complex": "complex64"}
+ALIASES = {
+    "half": "float16",
+    "double": "float64",
+    "int": "int64",
+    "long": "int64",
+    "short": "int16",
+    "complex": "complex64",
+}
 FLOATS = ("float", "float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 INTEGERS = ("tokens", "int64", "int32", "int16", "int8", "uint8")
 KINDS = (*FLOATS, *INTEGERS, "bool")
 VOCABULARY = 100
 FORMS = "write sizes joined by `x`, like `2x3x32x32`, `float16:2x3`, `tokens:2x16:100` or `x=2x3,mask=bool:2x16`"
 
+REMEDY = "give them with `--input`, as in `--input 4x3x32x32`, or define `example_inputs` on the model"
+
 NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 RANGE = re.compile(rf"({NUMBER})(?:-|\.\.)({NUMBER})")
 SHAPE = re.compile(r"\d+(?:x\d+)*|scalar")
 NAME = re.compile(r"([A-Za-z_]\w*)\s*=(?!=)")
+
+
+class InputError(Exception):
+    """No inputs were found with which the model runs; the message names the last error, `remedy` what to write."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.remedy = REMEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,9 @@ class Leaf:
         if self.kind != "float":
             text = f"{self.kind}:{text}"
         if self.kind == "tokens":
-            return f"{text}:{_number(self.high)}" if not self.low else f"{text}:{_number(self.low)}-{_number(self.high)}"
+            return (
+                f"{text}:{_number(self.high)}" if not self.low else f"{text}:{_number(self.low)}-{_number(self.high)}"
+            )
         if self.high is not None:
             text = f"{text}:{_number(self.low or 0)}-{_number(self.high)}"
         return text
@@ -322,7 +341,7 @@ def _leaf(text: str) -> Leaf:
         raise ValueError(f"{text!r} has too many `:`; the order is kind:shape:range")
     if len(parts) == 2:
         return _ranged(kind, shape, parts[1], text)
-    return Leaf(kind, shape, None, float(VOCABULARY) if kind == "tokens" else None)
+    return Leaf(kind, shape, *((0.0, float(VOCABULARY)) if kind == "tokens" else (None, None)))
 
 
 def _ranged(kind: str, shape: tuple[int, ...], bounds: str, text: str) -> Leaf:
@@ -334,7 +353,9 @@ def _ranged(kind: str, shape: tuple[int, ...], bounds: str, text: str) -> Leaf:
     elif kind in INTEGERS and re.fullmatch(r"\d+", bounds):
         low, high = 0.0, float(bounds)
     else:
-        raise ValueError(f"{bounds!r} in {text!r} is not a range: write it as `0-1`, or `-1..1` (the end is not included)")
+        raise ValueError(
+            f"{bounds!r} in {text!r} is not a range: write it as `0-1`, or `-1..1` (the end is not included)"
+        )
     if low >= high:
         raise ValueError(f"the range {bounds!r} in {text!r} is empty: its end must be above its start")
     if kind in INTEGERS and (low % 1 or high % 1):

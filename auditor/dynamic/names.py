@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 # The first namespace that holds a function names it: `conv2d` is one object under both `torch` and `F`.
-NAMESPACES = ("torch.nn.functional", "torch", "torch.fft", "torch.linalg", "torch.special", "torch.nn.init", "torch.sparse")
+NAMESPACES = (
+    "torch.nn.functional",
+    "torch",
+    "torch.fft",
+    "torch.linalg",
+    "torch.special",
+    "torch.nn.init",
+    "torch.sparse",
+)
 CLASS_NAMESPACES = ("torch.nn", "torch.nn.utils.parametrizations", "torch.ao.nn.quantized")
 DUNDERS = {"truediv": "div", "matmul": "matmul", "getitem": "getitem", "setitem": "setitem", "pow": "pow"}
 
@@ -61,7 +69,10 @@ def operation(function: str) -> str:
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
         for prefix in ("i", "r"):
-            if name[1:] in ("add", "sub", "mul", "div", "truediv", "floordiv", "pow", "matmul", "mod") and name[0] == prefix:
+            if (
+                name[1:] in ("add", "sub", "mul", "div", "truediv", "floordiv", "pow", "matmul", "mod")
+                and name[0] == prefix
+            ):
                 name = name[1:]
         return DUNDERS.get(name, name)
     return name.rstrip("_")

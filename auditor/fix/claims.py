@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "distinct_layers": ("improve", "fewer layers start with identical weights"),
     "head_rms": ("improve", "the rms of the last layer's input at initialisation lies within [{low:g}, {high:g}]"),
     "initial_loss": ("improve", "the loss at initialisation is at most {high:g} ln C"),
-    "trains": ("improve", "{steps} steps of Adam lower the loss on one batch by {share:.0%} or more"),
+    "trains": ("improve", "the loss on one batch falls by {share:.0%} or more in {steps} steps of Adam"),
     "deterministic_construction": ("improve", "construction leaves no parameter or buffer uninitialised"),
     "finite": ("improve", "outputs and gradients are finite in {dtype} for zero, tiny and huge rows, and none is lost"),
     "trains_at_batch_one": ("improve", "a training step on one sample is finite, and train mode agrees with eval mode"),

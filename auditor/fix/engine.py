@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from auditor.finding import READ, Finding, merge
-from auditor.fix import rewrite
 from auditor.fix.edit import Applicability, Fix
 from auditor.rule import Rule
-from auditor.static.check import FileResult, check_text
+from auditor.static.check import FileResult, check_text, drop_symptoms
 from auditor.static.source import Source
 
 ROUNDS = 20
@@ -30,6 +30,8 @@ class Outcome:
 
     text: str
     result: FileResult
+    found: list[Finding] = field(default_factory=list)
+    """Everything still found, in the source and in a run."""
     fixed: list[Finding] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -59,6 +61,8 @@ def offer(
     for finding in findings:
         fix = fixers[finding.code].mend(source, finding) if finding.code in fixers else None
         if fix is not None and text_edits:
+            from auditor.fix import rewrite
+
             fix = replace(fix, text_edits=tuple(rewrite.text_edits(text, rewrite.apply(text, fix.edits))))
         offered.append(replace(finding, fix=fix))
     return offered
@@ -82,7 +86,8 @@ def fix_text(
     outcome = Outcome(text, check_text(path, text, rules))
     seen = list(seen)
     for _ in range(ROUNDS):
-        candidates = offer(merge([*outcome.result.findings, *seen]), outcome.text, rules, path)
+        outcome.found = drop_symptoms(merge([*outcome.result.findings, *seen]), rules)
+        candidates = offer(outcome.found, outcome.text, rules, path)
         mendable = [item for item in candidates if item.fix is not None and _allowed(item.fix, unsafe)]
         outcome.refused.clear()
         for group in _tries(mendable):
@@ -121,6 +126,8 @@ def _try(
     seen: Sequence[Finding],
 ) -> tuple[str, FileResult, list[Finding]] | str:
     """The new text with what is found in it, or why it is refused."""
+    from auditor.fix import rewrite  # imports libcst: only when a file is really rewritten
+
     try:
         text = rewrite.apply(outcome.text, [edit for finding in group if finding.fix for edit in finding.fix.edits])
     except rewrite.EditError as error:
@@ -140,6 +147,12 @@ def _try(
         return text, result, list(seen)
     verdict = judge(outcome.text, text, group)
     return verdict.refusal or (text, result, verdict.findings)
+
+
+def unified_diff(path: str, before: str, after: str) -> str:
+    """The change of one file as `diff -u` would show it."""
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{path}", f"b/{path}")
+    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
 def _allowed(fix: Fix, unsafe: bool) -> bool:

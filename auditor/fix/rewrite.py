@@ -102,7 +102,7 @@ def text_edits(text: str, new_text: str) -> list[dict[str, Any]]:
     """
     old, new = _lines(text), _lines(new_text)
     changes = []
-    for tag, old_start, old_end, new_start, new_end in _line_changes(old, new):
+    for tag, old_start, old_end, new_start, new_end in line_changes(old, new):
         if tag != "equal":
             changes.append(_trimmed(old, old_start, "".join(old[old_start:old_end]), "".join(new[new_start:new_end])))
     return changes
@@ -121,7 +121,9 @@ def _in_characters(text: str, edits: Sequence[Edit]) -> list[tuple[Edit, Range]]
             raise EditError(f"the file has no line {row}")
         return row, len(lines[row - 1].encode()[:column].decode(errors="replace"))
 
-    return [(edit, (convert(edit.start), convert(edit.end)) if edit.op != "import" else ((0, 0), (0, 0))) for edit in edits]
+    return [
+        (edit, (convert(edit.start), convert(edit.end)) if edit.op != "import" else ((0, 0), (0, 0))) for edit in edits
+    ]
 
 
 def _plain(code_range: CodeRange) -> Range:
@@ -163,7 +165,7 @@ class _Rewriter(cst.CSTTransformer):
 
     def on_leave(self, original_node: cst.CSTNode, updated_node: Any) -> Any:
         self.ancestors.pop()
-        if isinstance(original_node, cst.BaseExpression):
+        if isinstance(original_node, cst.BaseExpression) and not isinstance(original_node, cst.StarredElement):
             return self._expression(original_node, updated_node)
         if isinstance(original_node, cst.IndentedBlock):
             body, comments = self._body(original_node.body, updated_node.body, top=False)
@@ -217,7 +219,9 @@ class _Rewriter(cst.CSTTransformer):
                 continue
         return None
 
-    def _in_place_of(self, old: cst.BaseExpression, own_parentheses: int, new: cst.BaseExpression) -> cst.BaseExpression:
+    def _in_place_of(
+        self, old: cst.BaseExpression, own_parentheses: int, new: cst.BaseExpression
+    ) -> cst.BaseExpression:
         outer = len(old.lpar) - own_parentheses
         if outer:
             return new.with_changes(
@@ -254,7 +258,7 @@ class _Rewriter(cst.CSTTransformer):
         simple = isinstance(node, cst.BaseSmallStatement)
         edits = []
         for edit, target in self.by_start.get(span[0], ()):
-            if edit.op in _ARGUMENTS or edit in self.placed or (simple and not _same_end(target, span, node)):
+            if edit.op in _ARGUMENTS or edit in self.placed or (simple and target[1] != span[1]):
                 continue
             # An expression and the statement it fills share a range; what was replaced as an expression is done.
             edits.append(edit)
@@ -321,7 +325,9 @@ class _Rewriter(cst.CSTTransformer):
             return [new]
         pieces = self._pieces(old.body, new.body)
         statements: list[cst.CSTNode] = [
-            new.with_changes(body=_without_last_semicolon(piece), leading_lines=(), trailing_whitespace=cst.TrailingWhitespace())
+            new.with_changes(
+                body=_without_last_semicolon(piece), leading_lines=(), trailing_whitespace=cst.TrailingWhitespace()
+            )
             if isinstance(piece, list)
             else piece
             for _, piece in pieces
@@ -350,7 +356,9 @@ class _Rewriter(cst.CSTTransformer):
 
         for original, updated in zip(old, new, strict=True):
             edits = self._statement_edits(original)
-            pieces += [("inserted", s) for edit in edits if edit.op == "insert_before" for s in self._parsed_statements(edit)]
+            pieces += [
+                ("inserted", s) for edit in edits if edit.op == "insert_before" for s in self._parsed_statements(edit)
+            ]
             changes = [edit for edit in edits if edit.op not in _INSERTS]
             if not changes:
                 keep(updated)
@@ -362,7 +370,9 @@ class _Rewriter(cst.CSTTransformer):
                     keep(small.with_changes(semicolon=updated.semicolon))
                 else:
                     pieces += [("replaced", statement) for statement in statements]
-            pieces += [("inserted", s) for edit in edits if edit.op == "insert_after" for s in self._parsed_statements(edit)]
+            pieces += [
+                ("inserted", s) for edit in edits if edit.op == "insert_after" for s in self._parsed_statements(edit)
+            ]
             self.placed.update(edits)
         return pieces
 
@@ -372,7 +382,11 @@ class _Rewriter(cst.CSTTransformer):
             return new
         line = cst.SimpleStatementLine(body=new.body, trailing_whitespace=new.trailing_whitespace)
         statements = self._line(cst.SimpleStatementLine(body=old.body), line) or [_pass(new.trailing_whitespace)]
-        if len(statements) == 1 and isinstance(statements[0], cst.SimpleStatementLine) and not statements[0].leading_lines:
+        if (
+            len(statements) == 1
+            and isinstance(statements[0], cst.SimpleStatementLine)
+            and not statements[0].leading_lines
+        ):
             return new.with_changes(body=statements[0].body, trailing_whitespace=statements[0].trailing_whitespace)
         return cst.IndentedBlock(body=[s for s in statements if _is_statement(s)])
 
@@ -400,9 +414,17 @@ class _Rewriter(cst.CSTTransformer):
         own = next(target for other, target in self.edits if other is edit)
         for other, target in self.edits:
             beside = other.op in _INSERTS and target == own
-            if other is not edit and other.op != "import" and not beside and span[0] <= target[0] and target[1] <= span[1]:
+            if (
+                other is not edit
+                and other.op != "import"
+                and not beside
+                and span[0] <= target[0]
+                and target[1] <= span[1]
+            ):
                 row, column = other.start
-                raise EditError(f"the edit at {row}:{column + 1} lies inside what {edit.op} at line {edit.start[0]} replaces")
+                raise EditError(
+                    f"the edit at {row}:{column + 1} lies inside what {edit.op} at line {edit.start[0]} replaces"
+                )
         self.placed.add(edit)
 
     # Imports -------------------------------------------------------------------------------------------------------
@@ -419,13 +441,13 @@ class _Rewriter(cst.CSTTransformer):
         line = f"from {module} import {name}" if name else f"import {module}"
         statement = self._parsed_statements(Edit("import", (0, 0), (0, 0), line))[0]
         wanted = [binding for small in _small_statements(statement) for binding in _bindings(small)]
-        bound = dict(_all_bindings(body))
-        missing = [(local, target) for local, target in wanted if not _same_import(bound.get(local), target)]
+        bound = list(_all_bindings(body))
+        missing = [item for item in wanted if not any(_satisfies(other, item) for other in bound)]
         if not missing:
             return body
-        for local, _ in missing:
-            if local in bound:
-                raise EditError(f"`{local}` already means {bound[local] or 'something else'} in this file")
+        for other in bound:
+            if any(_clashes(other, item) for item in missing):
+                raise EditError(f"`{other[0]}` already means {other[1] or 'something else'} in this file")
         index = _import_index(body, module)
         if index == 0 or _is_import(body[index - 1]):
             blank: list[cst.EmptyLine] = []
@@ -454,7 +476,9 @@ def _enclosed(new: cst.BaseExpression, parent: cst.CSTNode) -> cst.BaseExpressio
 
 def _with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.Call:
     """`call` with `name=value` after its other arguments, but before any `**kwargs`."""
-    arg = cst.Arg(value, keyword=cst.Name(name), equal=cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace("")))
+    arg = cst.Arg(
+        value, keyword=cst.Name(name), equal=cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace(""))
+    )
     args = [*call.args]
     index = next((i for i, other in enumerate(args) if other.star == "**"), len(args))
     if index < len(args):
@@ -543,11 +567,6 @@ def _comment_of(
 
 def _is_statement(node: cst.CSTNode) -> TypeGuard[Statement]:
     return isinstance(node, cst.SimpleStatementLine | cst.BaseCompoundStatement)
-
-
-def _same_end(target: Range, span: Range, node: cst.CSTNode) -> bool:
-    # libcst leaves the parentheses out of the range of an expression statement's value only.
-    return target[1] == span[1] or (isinstance(node, cst.Expr) and bool(node.value.lpar))
 
 
 def _leading(statement: cst.CSTNode) -> Sequence[cst.EmptyLine]:
@@ -650,12 +669,16 @@ def _all_bindings(body: Sequence[cst.CSTNode]) -> Iterator[tuple[str, str]]:
             yield from _all_bindings(statement.body.body)
 
 
-def _same_import(bound: str | None, wanted: str) -> bool:
-    if bound is None:
-        return False
-    if wanted.endswith(".*"):  # `import a` is satisfied by `import a.b`, `import a.b` only by itself or `a.b.c`
-        return bound.endswith(".*") and f"{bound[:-2]}.".startswith(f"{wanted[:-2]}.")
+def _satisfies(bound: tuple[str, str], wanted: tuple[str, str]) -> bool:
+    """`import a` is satisfied by `import a.b`; `import a.b` only by itself or `import a.b.c`."""
+    if wanted[1].endswith(".*") and bound[1].endswith(".*"):
+        return f"{bound[1][:-2]}.".startswith(f"{wanted[1][:-2]}.")
     return bound == wanted
+
+
+def _clashes(bound: tuple[str, str], wanted: tuple[str, str]) -> bool:
+    """Whether both bind one name to different things; `import a.b` and `import a.c` both bind `a` to one package."""
+    return bound[0] == wanted[0] and not (bound == wanted or (bound[1].endswith(".*") and wanted[1].endswith(".*")))
 
 
 def _rank(module: str) -> int:
@@ -706,26 +729,30 @@ def _lines(text: str) -> list[str]:
     return [*lines, text[start:]] if start < len(text) else lines
 
 
-def _line_changes(old: list[str], new: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
-    head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
+def _shared_ends(old: Sequence[str], new: Sequence[str]) -> tuple[int, int]:
+    """How many items two sequences share at their beginning and, without overlap, at their end."""
+    head, shortest = 0, min(len(old), len(new))
+    while head < shortest and old[head] == new[head]:
         head += 1
     tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
+    while tail < shortest - head and old[-1 - tail] == new[-1 - tail]:
         tail += 1
+    return head, tail
+
+
+def line_changes(old: list[str], new: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
+    """Opcodes as `difflib` gives them, at little cost where beginning and end are the same."""
+    head, tail = _shared_ends(old, new)
     middle = difflib.SequenceMatcher(None, old[head : len(old) - tail], new[head : len(new) - tail], autojunk=False)
+    yield "equal", 0, head, 0, head
     for tag, a, b, c, d in middle.get_opcodes():
         yield tag, a + head, b + head, c + head, d + head
+    yield "equal", len(old) - tail, len(old), len(new) - tail, len(new)
 
 
 def _trimmed(lines: Sequence[str], row: int, old: str, new: str) -> dict[str, Any]:
     """One change, without the characters that both ends share. `row` counts `lines` from 0."""
-    head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
+    head, tail = _shared_ends(old, new)
     return {
         "content": new[head : len(new) - tail],
         "location": _place(lines, row, old[:head]),

@@ -21,6 +21,10 @@ class Report:
     audits: list[dict[str, Any]] = field(default_factory=list)
     """One record per audited target: how it was built, its inputs, how it was captured, what was not seen."""
     certificates: list[Any] = field(default_factory=list)
+    """Proofs of the fixes made."""
+    refused_certificates: list[Any] = field(default_factory=list)
+    refused: list[Any] = field(default_factory=list)
+    """Fixes that were not made, each with its finding and the reason."""
     diffs: list[str] = field(default_factory=list)
 
     def exit_code(self, fail_on: Severity = Severity.WARNING) -> int:

@@ -89,7 +89,7 @@ def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResu
         return _unreadable(shown, error.strerror or str(error))
     except (ValueError, SyntaxError, LookupError) as error:
         return _unreadable(shown, f"cannot be decoded: {error}")
-    allowed = [rule for rule in rules if not _ignored_here(rule, path, settings)]
+    allowed = [rule for rule in rules if not ignored_here(rule, path, settings)]
     return check_text(shown, text, allowed)
 
 
@@ -97,7 +97,8 @@ def _unreadable(path: str, reason: str) -> FileResult:
     return FileResult(path, problems=[Problem(path, reason)])
 
 
-def _ignored_here(rule: Rule, path: str, settings: Settings) -> bool:
+def ignored_here(rule: Rule, path: str, settings: Settings) -> bool:
+    """Whether the per-file ignores of the settings switch `rule` off for `path`."""
     return any(
         files.excluded(path, (pattern, f"*/{pattern}")) and any(matches(code, rule) for code in codes)
         for pattern, codes in settings.per_file_ignores.items()

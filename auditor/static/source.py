@@ -127,6 +127,10 @@ class Source:
             return node
         return next(above for above in self.tree.ancestors(node) if isinstance(above, ast.stmt))
 
+    def classes_around(self, row: int) -> list[str]:
+        """The names of the classes whose body spans this row."""
+        return [node.name for node in self.tree.all(ast.ClassDef) if node.lineno <= row <= (node.end_lineno or 0)]
+
     def method_of(self, node: ast.AST) -> tuple[ModuleClass, Function] | None:
         """The module class and its method in which `node` stands, also inside a nested function of that method."""
         method: Function | None = None

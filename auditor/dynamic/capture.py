@@ -1,0 +1,526 @@
+"""One model, built and run: what a dynamic rule sees.
+
+`capture` runs the model once in each mode, records the graphs and leaves the model as it was. What costs more (the
+initialisation probe, a symbolic trace) is computed when a rule first asks for it. What could not be seen is kept with
+its reason in `rungs`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import fx
+from torch.nn.parameter import UninitializedTensorMixin
+
+from auditor.dynamic.names import class_name, operation
+from auditor.dynamic.observe import Probe, RngUse, run_probe, use_of_generators
+from auditor.dynamic.record import ModuleWatch, Recording, Shape, Stats, Stray, eager, is_user_file, record
+from auditor.dynamic.state import RandomState, preserved, seed_all
+from auditor.finding import Location
+
+if TYPE_CHECKING:
+    from auditor.dynamic.build import BuildLog
+
+Mode = Literal["train", "eval"]
+MODES: tuple[Mode, Mode] = ("train", "eval")
+
+
+class HasInputs(Protocol):
+    """What a forward is called with."""
+
+    @property
+    def args(self) -> Sequence[Any]: ...
+    @property
+    def kwargs(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class LiveInputs:
+    """Inputs handed over as values. `batch_axis_size`: samples along `batch_axis`, where known."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    description: str = "the inputs given"
+    batch_axis_size: int | None = None
+    batch_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class LiveTarget:
+    """Stands for a target where a model object was handed over instead of a file."""
+
+    name: str
+    path: str
+    model_class: str
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How far capture got: "record", "hooks" (which modules ran, with what shapes) or "none"; and what stopped it.
+
+    `symbolic` uses "symbolic" and "none". `opaque`: parts of a recorded run that could not be looked into.
+    """
+
+    name: str
+    reason: str = ""
+    opaque: tuple[str, ...] = ()
+
+
+# Facts ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ModuleFacts:
+    """One module. `kind`: its class, `torch.nn.Dropout`. `location`: the user's line that constructed it.
+
+    `calls`, `in_shape`, `out_shape`: per mode; shapes of the first tensor in and out of the first call.
+    `aliases`: other paths of the same module.
+    """
+
+    path: str
+    module: torch.nn.Module = field(repr=False)
+    kind: str
+    location: Location
+    parent: str
+    aliases: tuple[str, ...] = ()
+    calls: dict[str, int] = field(default_factory=dict)
+    in_shape: dict[str, Shape | None] = field(default_factory=dict)
+    out_shape: dict[str, Shape | None] = field(default_factory=dict)
+
+
+@dataclass
+class ParameterFacts:
+    """One name of a parameter. `location` and `written_by`: the user's last write to it, or its module's construction."""
+
+    name: str
+    tensor: torch.nn.Parameter = field(repr=False)
+    module: str
+    location: Location
+    written_by: str = ""
+    initialised: bool = True
+
+
+class NodeFacts:
+    """One node of a recorded graph: a torch call, or (as an input of calls) a tensor given, a parameter, a buffer."""
+
+    def __init__(self, node: fx.Node, capture: Capture) -> None:
+        self.node = node
+        self._capture = capture
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.function or self.node.op} in {self.module or 'the model'}>"
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def op(self) -> str:
+        """ "call_function", "call_module" (a scripted module), "placeholder" (an input) or "get_attr"."""
+        return self.node.op
+
+    @property
+    def function(self) -> str:
+        """Public name of the function called: `torch.nn.functional.dropout`, `torch.Tensor.add`; "" for no call."""
+        return str(self.node.meta.get("function", ""))
+
+    @property
+    def operation(self) -> str:
+        """What it does, however spelled: `relu` for `torch.relu`, `F.relu`, `Tensor.relu_`."""
+        return operation(self.function)
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter or buffer this is; "" for anything else."""
+        return str(self.node.target) if self.node.op == "get_attr" else ""
+
+    @property
+    def module(self) -> str:
+        """Path of the innermost module whose forward made the call."""
+        return str(self.node.meta.get("fqn", ""))
+
+    @property
+    def location(self) -> Location:
+        """The user's line; the module's own where the call is made by torch alone."""
+        location: Location = self.node.meta.get("location", Location(""))
+        if location.path:
+            return location
+        module = self._capture.modules.get(self.module)
+        return module.location if module is not None else self._capture.modules[""].location
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return tuple(self._wrap(argument) for argument in self.node.args)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return {name: self._wrap(argument) for name, argument in self.node.kwargs.items()}
+
+    def argument(self, name: str, position: int | None = None, default: Any = None) -> Any:
+        """The argument passed as `name=` or at `position` (a method's tensor is at 0)."""
+        if name in self.node.kwargs:
+            return self._wrap(self.node.kwargs[name])
+        if position is not None and position < len(self.node.args):
+            return self._wrap(self.node.args[position])
+        return default
+
+    @property
+    def shape(self) -> Shape | None:
+        """Shape of the result; None for a result of several tensors (see the `operator.getitem` nodes after it)."""
+        return self.node.meta.get("shape")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return self.node.meta.get("dtype")
+
+    @property
+    def stats(self) -> Stats | None:
+        """Figures of a floating-point result; None for other results."""
+        return self.node.meta.get("stats")
+
+    @property
+    def random(self) -> bool:
+        """Whether the call drew random numbers."""
+        return bool(self.node.meta.get("random", False))
+
+    @property
+    def inputs(self) -> tuple[NodeFacts, ...]:
+        return tuple(self._capture.facts(node) for node in self.node.all_input_nodes)
+
+    @property
+    def users(self) -> tuple[NodeFacts, ...]:
+        """Calls that take the result; the graph's output is not among them (see `is_output`)."""
+        return tuple(self._capture.facts(node) for node in self.node.users if node.op != "output")
+
+    @property
+    def is_output(self) -> bool:
+        """Whether the model returns it."""
+        return any(node.op == "output" for node in self.node.users)
+
+    def _wrap(self, argument: Any) -> Any:
+        return fx.node.map_aggregate(
+            argument, lambda part: self._capture.facts(part) if isinstance(part, fx.Node) else part
+        )
+
+
+# The capture ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Capture:
+    """One target, built and run. `strays`: layers that ran without being registered, per mode."""
+
+    target: Any
+    model: torch.nn.Module
+    inputs: Any
+    device: str
+    dtype: str
+    seed: int
+    modules: dict[str, ModuleFacts]
+    parameters: dict[str, ParameterFacts]
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    rungs: dict[str, Rung] = field(default_factory=dict)
+    strays: dict[str, tuple[Stray, ...]] = field(default_factory=dict)
+    moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _reads: dict[str, dict[str, list[NodeFacts]]] = field(default_factory=dict, repr=False)
+    _facts: dict[fx.Node, NodeFacts] = field(default_factory=dict, repr=False)
+
+    @property
+    def graphs(self) -> dict[str, fx.Graph]:
+        """The recorded graphs, by mode; a mode is missing where recording failed (see `rungs`)."""
+        return {mode: recording.graph for mode, recording in self.recordings.items()}
+
+    def facts(self, node: fx.Node) -> NodeFacts:
+        if node not in self._facts:
+            self._facts[node] = NodeFacts(node, self)
+        return self._facts[node]
+
+    def nodes(self, mode: str) -> list[NodeFacts]:
+        """All calls of the run in this mode, in order; empty where it was not recorded."""
+        graph = self.graphs.get(mode)
+        if graph is None:
+            return []
+        return [self.facts(node) for node in graph.nodes if node.op in ("call_function", "call_module")]
+
+    def calls_to(self, mode: str, *functions: str) -> list[NodeFacts]:
+        """Calls to any of these functions, by public name: `calls_to("eval", "torch.nn.functional.dropout")`."""
+        return [node for node in self.nodes(mode) if node.function in functions]
+
+    def reads_of(self, mode: str, name: str) -> list[NodeFacts]:
+        """The nodes through which a parameter or buffer enters the graph (tied ones go by their first name)."""
+        if mode not in self._reads:
+            self._reads[mode] = {}
+            for node in self.graphs[mode].nodes if mode in self.graphs else ():
+                if node.op == "get_attr":
+                    self._reads[mode].setdefault(str(node.target), []).append(self.facts(node))
+        return self._reads[mode].get(name, [])
+
+    def outputs(self, mode: str) -> tuple[NodeFacts, ...]:
+        """What the model returned: the nodes of its tensors."""
+        graph = self.graphs.get(mode)
+        return () if graph is None else tuple(self.facts(node) for node in graph.output_node().args[0])  # type: ignore[union-attr, arg-type]
+
+    def executed(self, path: str) -> bool:
+        """Whether the module at `path` ran in either mode."""
+        return any(self.modules[path].calls.values())
+
+    @functools.cached_property
+    def probe(self) -> Probe:
+        """The initialisation probe (a few test steps)."""
+        return run_probe(self, seed=self.seed)
+
+    @functools.cached_property
+    def eval_rng(self) -> RngUse:
+        """What the model draws from random generators in eval mode."""
+        return use_of_generators(self)
+
+    @functools.cached_property
+    def _symbolic(self) -> tuple[fx.GraphModule | None, Rung]:
+        with preserved(self.model):
+            self.model.eval()
+            try:
+                return fx.symbolic_trace(self.model), Rung("symbolic")
+            except Exception as error:  # whatever user code raises when it is shown proxies
+                return None, Rung("none", reason_of(error))
+
+    @property
+    def symbolic(self) -> Rung:
+        """Whether `torch.fx.symbolic_trace` works on the model (in eval mode), and what stopped it."""
+        return self._symbolic[1]
+
+    @property
+    def symbolic_graph(self) -> fx.Graph | None:
+        return self._symbolic[0].graph if self._symbolic[0] is not None else None
+
+
+def capture(
+    model: torch.nn.Module,
+    inputs: Any,
+    *,
+    target: Any = None,
+    build_log: BuildLog | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Capture:
+    """Run `model` once in each mode and write down what happened; model and random state are left as they were.
+
+    `inputs`: anything with `.args` and `.kwargs`, or a tensor, a tuple of arguments, a dict of keyword arguments.
+    `build_log`: who constructed and last wrote what (`build.BuildLog`), if known. The model is moved to `device`
+    and its floating-point tensors to `dtype`; nothing is raised if it cannot run: see `Capture.rungs`.
+    """
+    _move(model, torch.device(device), getattr(torch, dtype))
+    inputs = _as_inputs(inputs)
+    args, kwargs = moved((tuple(inputs.args), dict(inputs.kwargs)), torch.device(device), getattr(torch, dtype))
+    _materialise(model, args, kwargs, seed)
+    inputs = replace(inputs, args=args, kwargs=kwargs) if is_dataclass(inputs) else LiveInputs(args, kwargs)
+    locations = _module_locations(model, build_log)
+    held = Capture(
+        target=target or _live_target(model),
+        model=model,
+        inputs=inputs,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        modules=_module_facts(model, locations),
+        parameters=_parameter_facts(model, locations, build_log),
+    )
+    for mode in MODES:
+        _run(held, mode)
+    return held
+
+
+def _run(held: Capture, mode: Mode) -> None:
+    """Record one forward; where that fails, watch one; where that fails too, keep the reason."""
+    try:
+        with preserved(held.model), torch.set_grad_enabled(mode == "train"):
+            held.model.train(mode == "train")
+            seed_all(held.seed)
+            recording = record(held.model, *cloned((held.inputs.args, held.inputs.kwargs)))
+        held.recordings[mode] = recording
+        held.moved[mode] = recording.moved
+        held.rungs[mode] = Rung("record", opaque=recording.opaque)
+        _note_calls(held, mode, recording.watch)
+    except Exception as error:  # whatever user code raises
+        _watch(held, mode, reason_of(error))
+
+
+def _watch(held: Capture, mode: Mode, reason: str) -> None:
+    watch = ModuleWatch(held.model)
+    rung = Rung("hooks", reason)
+    try:
+        with preserved(held.model), torch.set_grad_enabled(mode == "train"), eager(), watch:
+            held.model.train(mode == "train")
+            seed_all(held.seed)
+            before = RandomState.now()
+            args, kwargs = cloned((held.inputs.args, held.inputs.kwargs))
+            held.model(*args, **kwargs)
+            held.moved[mode] = before.changed()
+    except Exception as error:  # whatever user code raises
+        rung = Rung("none", reason_of(error))
+    held.rungs[mode] = rung
+    _note_calls(held, mode, watch)
+
+
+def _note_calls(held: Capture, mode: Mode, watch: ModuleWatch) -> None:
+    held.strays[mode] = watch.strays
+    for path, facts in held.modules.items():
+        facts.calls[mode] = watch.calls[path]
+        facts.in_shape[mode], facts.out_shape[mode] = watch.shapes.get(path, (None, None))
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as one line, with the user's innermost line it came through."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
+    where = f" ({lines[-1].filename}:{lines[-1].lineno})" if lines else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}{where}"
+
+
+# Inputs ---------------------------------------------------------------------------------------------------------------
+
+
+def _as_inputs(inputs: Any) -> Any:
+    if hasattr(inputs, "args") and hasattr(inputs, "kwargs"):
+        return inputs
+    if isinstance(inputs, dict):
+        return LiveInputs(kwargs=inputs)
+    return LiveInputs(args=tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+
+
+def moved(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The same containers with tensors on `device` and floating-point ones in `dtype`."""
+    return torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), tree
+    )
+
+
+def cloned(tree: Any) -> Any:
+    """The same containers with copies of the tensors, since a forward may write to its inputs."""
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), tree)
+
+
+def _move(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors):
+        return
+    model._apply(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+
+
+def _materialise(model: torch.nn.Module, args: Any, kwargs: Any, seed: int) -> None:
+    """Lazy layers get their shapes from a first forward; nothing can be said of them before."""
+    if not any(isinstance(parameter, UninitializedTensorMixin) for parameter in model.parameters()):
+        return
+    generators, training = RandomState.now(), model.training
+    seed_all(seed)
+    try:
+        with torch.no_grad():
+            model.eval()(*cloned(args), **cloned(kwargs))
+    except Exception:
+        return  # the recorded runs meet the same error and keep its reason
+    finally:
+        model.train(training)
+        generators.restore()
+
+
+# Where things come from -----------------------------------------------------------------------------------------------
+
+
+def _live_target(model: torch.nn.Module) -> LiveTarget:
+    location = class_location(type(model))
+    return LiveTarget(type(model).__name__, location.path, class_name(type(model)))
+
+
+def _module_locations(model: torch.nn.Module, build_log: BuildLog | None) -> dict[str, Location]:
+    locations = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        known = build_log.location_of(module) if build_log is not None else None
+        locations[path] = known or _guessed_location(model, path)
+    return locations
+
+
+def _guessed_location(model: torch.nn.Module, path: str) -> Location:
+    """The line `self.name = …` in the user's class that holds the module, or that class's own line."""
+    parts = path.split(".") if path else []
+    chain = [model]
+    for part in parts:
+        chain.append(chain[-1]._modules[part])  # type: ignore[arg-type]
+    for depth in range(len(parts) - 1, -1, -1):
+        location = class_location(type(chain[depth]))
+        if location.path:
+            return _attribute_location(type(chain[depth]), parts[depth]) or location
+    return class_location(type(chain[-1]))
+
+
+@functools.lru_cache(maxsize=None)
+def class_location(cls: type) -> Location:
+    """Where a user's class is defined; `Location("")` for torch's classes and those without source."""
+    try:
+        path = inspect.getsourcefile(cls)
+        if path is None or not is_user_file(path):
+            return Location("")
+        return Location(path, inspect.getsourcelines(cls)[1])
+    except (OSError, TypeError):
+        return Location("")
+
+
+@functools.lru_cache(maxsize=None)
+def _attribute_location(cls: type, attribute: str) -> Location | None:
+    """The first assignment to `self.<attribute>` in the class's source."""
+    location = class_location(cls)
+    try:
+        lines, first = inspect.getsourcelines(cls)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, SyntaxError):
+        return None
+    for node in ast.walk(tree):
+        for name in _assigned(node):
+            if name == attribute:
+                return Location(location.path, first + node.lineno - 1)  # type: ignore[attr-defined]
+    return None
+
+
+def _assigned(node: ast.AST) -> Iterator[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    for target in targets:
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+            yield target.attr
+
+
+def _module_facts(model: torch.nn.Module, locations: Mapping[str, Location]) -> dict[str, ModuleFacts]:
+    aliases: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        aliases.setdefault(id(module), []).append(path)
+    return {
+        path: ModuleFacts(
+            path=path,
+            module=module,
+            kind=class_name(type(module)),
+            location=locations[path],
+            parent=path.rpartition(".")[0],
+            aliases=tuple(name for name in aliases[id(module)] if name != path),
+        )
+        for path, module in model.named_modules()
+    }
+
+
+def _parameter_facts(
+    model: torch.nn.Module, locations: Mapping[str, Location], build_log: BuildLog | None
+) -> dict[str, ParameterFacts]:
+    bare = frozenset(build_log.uninitialised if build_log is not None else ())
+    facts = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module = name.rpartition(".")[0]
+        write = build_log.write_to(parameter) if build_log is not None else None
+        location = (write.location if write is not None else None) or locations.get(module, Location(""))
+        operation = write.operation if write is not None else ""
+        facts[name] = ParameterFacts(name, parameter, module, location, operation, name not in bare)
+    return facts

@@ -1,0 +1,173 @@
+"""The child's side of an audit: build each model of a file, feed it, capture it, run the dynamic checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from auditor.finding import Finding, Location, Problem, merge, to_json
+from auditor.rule import Rule
+from auditor.settings import Settings
+from auditor.static.check import chosen_rules, drop_symptoms
+from auditor.static.files import display
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
+    from auditor.dynamic.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Audit:
+    """What auditing models gave; `records` says of each how it was built, fed and captured."""
+
+    findings: list[Finding] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+def audit(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The operation `audit` of the child process: arguments and result as JSON data."""
+    settings = Settings.from_json(payload["settings"])
+    rules = chosen_rules(settings)
+    found = audit_file(
+        payload["spec"], rules, settings, text=payload["texts"], inputs=payload["inputs"], progress=progress
+    )
+    return {
+        "findings": [to_json(finding) for finding in found.findings],
+        "problems": [to_json(problem) for problem in found.problems],
+        "records": found.records,
+    }
+
+
+def audit_file(
+    spec: str,
+    rules: Sequence[Rule],
+    settings: Settings,
+    *,
+    text: str | Mapping[str, str] | None = None,
+    inputs: Sequence[str] = (),
+    progress: Progress = lambda message: None,
+) -> Audit:
+    """Audit every model that `spec` (`file.py`, `file.py::Name`, `package.module:Name`) offers, in this process.
+
+    `text` stands in for the file's text (or, by path, for the texts of several). What cannot be built, fed or run is a problem of the result.
+    """
+    from auditor.dynamic.target import find_targets
+
+    progress(f"importing {spec}")
+    targets, problems = find_targets(spec, settings.targets, text=text)
+    found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
+    for target in targets:
+        progress(f"auditing {target.name}")
+        _audit_target(target, rules, settings, inputs, found)
+    found.findings = drop_symptoms(merge(found.findings), rules)
+    return found
+
+
+def _audit_target(
+    target: Target, rules: Sequence[Rule], settings: Settings, inputs: Sequence[str], found: Audit
+) -> None:
+    from auditor.dynamic.capture import LiveInputs, capture, reason_of
+    from auditor.dynamic.inputs import InputError
+
+    path = display(target.path)
+    record = {"name": target.name, "path": path, "arguments": target.arguments, "arguments_from": target.arguments_from}
+    found.records.append(record)
+    try:
+        model, log = target.build(settings.seed)
+    except Exception as error:  # whatever the user's constructor raises
+        remedy = "the first construction worked and the second did not: does it depend on global state?"
+        found.problems.append(Problem(path, f"{target.name} could not be built again: {reason_of(error)}", remedy, target.row))
+        return
+    given: Any
+    try:
+        given = target.inputs(model, list(inputs), seed=settings.seed, dtype=settings.dtype, device=settings.device)
+        record |= {"input": given.description, "input_from": given.source}
+    except (InputError, ValueError) as error:
+        given = LiveInputs()
+        remedy = f"say what it is called with: `--input 2x3x32x32`, or `input` in [tool.auditor.targets.{target.name}]"
+        found.problems.append(Problem(path, f"{target.name}: {error}", remedy, target.row))
+    captured = capture(
+        model, given, target=target, build_log=log, device=settings.device, dtype=settings.dtype, seed=settings.seed
+    )
+    findings, problems = run_checks(captured, rules, path)
+    explained = any(finding.facts.get("raises") for finding in findings)
+    if not isinstance(given, LiveInputs) and not explained:
+        problems += _not_run(captured, path)
+    found.findings += findings
+    found.problems += problems
+    record |= _how(captured)
+
+
+def audit_live(model: Any, inputs: Any, rules: Sequence[Rule], settings: Settings) -> Audit:
+    """Audit a model object, which is left as it was, in this process."""
+    from auditor.dynamic.capture import capture
+    from auditor.dynamic.state import preserved
+
+    with preserved(model):
+        captured = capture(model, inputs, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+        path = display(captured.target.path)
+        findings, problems = run_checks(captured, rules, path)
+        if not any(finding.facts.get("raises") for finding in findings):
+            problems += _not_run(captured, path)
+        record = {"name": captured.target.name, "path": path, **_how(captured)}
+    return Audit(drop_symptoms(merge(findings), rules), problems, [record])
+
+
+def run_checks(captured: Capture, rules: Iterable[Rule], path: str) -> tuple[list[Finding], list[Problem]]:
+    """The findings of all dynamic checks on one captured model. A check that fails is a problem, not a crash."""
+    from auditor.dynamic.capture import reason_of
+
+    findings: list[Finding] = []
+    problems: list[Problem] = []
+    for rule in rules:
+        try:
+            findings += [_shown(finding, captured) for finding in rule.run(captured)]
+        except Exception as error:  # the user's model may raise anywhere a check runs it
+            name = captured.target.name
+            problems.append(Problem(path, f"{rule.code} {rule.name} could not be checked on {name}: {reason_of(error)}"))
+    return findings, problems
+
+
+def _shown(finding: Finding, captured: Capture) -> Finding:
+    """The finding with paths as reports show them; one that knows no line points at the model's own."""
+
+    def shown(location: Location) -> Location:
+        return replace(location, path=display(location.path))
+
+    where = finding.location if finding.location.path else captured.modules[""].location
+    notes = tuple(replace(note, location=shown(note.location)) for note in finding.notes)
+    return replace(finding, location=shown(where), notes=notes, models=(captured.target.name,))
+
+
+def _not_run(captured: Capture, path: str) -> list[Problem]:
+    """One problem for every mode in which the model could not be run at all."""
+    reasons: dict[str, list[str]] = {}
+    for mode, rung in captured.rungs.items():
+        if rung.name == "none":
+            reasons.setdefault(rung.reason, []).append(mode)
+    remedy = "if the input is to blame, give one with `--input`"
+    name, row = captured.target.name, captured.modules[""].location.row
+    return [
+        Problem(path, f"{name} cannot be run in {' and '.join(modes)} mode: {reason}", remedy, row)
+        for reason, modes in reasons.items()
+    ]
+
+
+def _how(captured: Capture) -> dict[str, Any]:
+    """How the model was captured, and what was not seen."""
+    probe = vars(captured).get("probe")  # only if a rule asked for it
+    return {
+        "device": captured.device,
+        "dtype": captured.dtype,
+        "seed": captured.seed,
+        "capture": {mode: {"rung": rung.name, "reason": rung.reason} for mode, rung in captured.rungs.items()},
+        "opaque": sorted({part for rung in captured.rungs.values() for part in rung.opaque}),
+        "probe": "" if probe is None or probe.ran else probe.reason,
+        "parameters": sum(parameter.numel() for parameter in captured.model.parameters()),
+        "modules": len(captured.modules),
+        "classes": sorted({type(module).__name__ for module in captured.model.modules()}),
+    }

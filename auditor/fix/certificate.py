@@ -1,0 +1,146 @@
+"""The record of a fix that was put to the test: what was run, where, what was claimed, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+VERSION = 1
+VERDICTS = ("validated", "refused", "unchecked")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """One claim, checked. `holds` None: it could not be checked, and `detail` says why.
+
+    `before` and `after` are the figures measured; for an equal-claim `after` is the largest relative difference and
+    `before` 0. `tolerance` is what the difference was held against.
+    """
+
+    claim: str
+    must: str
+    holds: bool | None
+    before: float | str | None = None
+    after: float | str | None = None
+    tolerance: float | None = None
+    detail: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ClaimResult:
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A fix and its proof. `verdict`: all claims held (`validated`), one failed (`refused`), or one could not be
+    checked (`unchecked`); `reason` says which. Times in seconds, memory in bytes, both of one forward and backward.
+    """
+
+    code: str
+    name: str
+    path: str
+    row: int
+    title: str
+    diff: str
+    target: str
+    claims: tuple[ClaimResult, ...] = ()
+    verdict: str = "unchecked"
+    reason: str = ""
+    inputs: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds_before: float | None = None
+    seconds_after: float | None = None
+    memory_before: int | None = None
+    memory_after: int | None = None
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"unknown verdict {self.verdict!r}: one of {', '.join(VERDICTS)}")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the fix may be written."""
+        return self.verdict == "validated"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`, keys always in the order of the schema."""
+        data = asdict(self)
+        data["claims"] = [asdict(result) for result in self.claims]
+        data["versions"] = dict(sorted(self.versions.items()))
+        return {name: data[name] for name in schema()["properties"]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Certificate:
+        """The certificate that `to_json` gave; ValueError for another version of the format."""
+        if data.get("version") != VERSION:
+            raise ValueError(f"certificate of version {data.get('version')!r}: this one reads version {VERSION}")
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        known["claims"] = tuple(ClaimResult.from_json(result) for result in data["claims"])
+        return cls(**known)
+
+
+def verdict(results: Sequence[ClaimResult]) -> tuple[str, str]:
+    """The verdict on a fix with these results, and its reason (empty when validated)."""
+    for result in results:
+        if result.holds is False:
+            return "refused", f"it does not hold that {result.claim}" + (f": {result.detail}" if result.detail else "")
+    for result in results:
+        if result.holds is None:
+            return "unchecked", f"it could not be checked that {result.claim}: {result.detail}"
+    return ("validated", "") if results else ("unchecked", "the fix claims nothing")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a certificate."""
+    text, number, integer = {"type": "string"}, {"type": ["number", "null"]}, {"type": ["integer", "null"]}
+    figure = {"type": ["number", "string", "null"]}
+    result = {
+        "claim": {**text, "description": "what was claimed, one clause"},
+        "must": {"enum": ["equal", "improve"]},
+        "holds": {"type": ["boolean", "null"], "description": "null: it could not be checked"},
+        "before": {**figure, "description": "figure measured before the fix"},
+        "after": {**figure, "description": "figure measured after it; the relative difference, if it must be equal"},
+        "tolerance": {**number, "description": "what the figure was held against"},
+        "detail": text,
+    }
+    properties: dict[str, Any] = {
+        "version": {"const": VERSION},
+        "code": {**text, "description": "code of the rule"},
+        "name": {**text, "description": "name of the rule"},
+        "path": {**text, "description": "file, as the user named it"},
+        "row": {"type": "integer", "minimum": 0},
+        "title": {**text, "description": "what the fix does"},
+        "diff": {**text, "description": "unified diff of the fix"},
+        "target": {**text, "description": "the model that was run"},
+        "inputs": {**text, "description": "what it was called with"},
+        "claims": {"type": "array", "items": _object(result)},
+        "verdict": {"enum": list(VERDICTS)},
+        "reason": text,
+        "device": text,
+        "dtype": text,
+        "seed": {"type": "integer"},
+        "versions": {"type": "object", "additionalProperties": text},
+        "seconds_before": {**number, "description": "one forward and backward"},
+        "seconds_after": number,
+        "memory_before": {**integer, "description": "peak bytes of tensors in one forward and backward"},
+        "memory_after": integer,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Certificate of a validated fix",
+        **_object(properties),
+    }
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
