@@ -11,7 +11,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/demo.py
+	@mkdir -p build/demo && cp examples/digits.py build/demo/digits.py
+	@echo '— What the source and a run of the models show:'
+	-@$(BIN)/auditor audit build/demo/digits.py --config pyproject.toml --exit-zero
+	@echo '— The fixes, each proven by running the models before and after:'
+	-@$(BIN)/auditor audit build/demo/digits.py --config pyproject.toml --fix --unsafe-fixes --exit-zero \
+		--certificate build/demo/certificates.json
+	@echo '— What was changed (the certificates are in build/demo/certificates.json):'
+	-@diff -u examples/digits.py build/demo/digits.py
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -86,15 +86,42 @@ def check(paths: tuple[str, ...], stdin_filename: str | None, jobs: int | None, 
 @cli.command()
 @click.argument("targets", nargs=-1, required=True)
 @shared
-@click.option("--input", "inputs", multiple=True, metavar="SPEC", help="An input, such as 2x3x32x32, tokens:2x16:0-100 or mask=bool:2x16; repeat for several.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SPEC",
+    help="An input, such as 2x3x32x32, tokens:2x16:0-100 or mask=bool:2x16; repeat for several.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1, mps (default: cpu).")
-@click.option("--dtype", type=click.Choice(("float32", "float64", "bfloat16", "float16")), help="Number format (default: float32).")
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "float64", "bfloat16", "float16")),
+    help="Number format (default: float32).",
+)
 @click.option("--seed", type=int, help="Seed of every random draw (default: 0).")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time limit for each target (default: 120).")
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GIB", help="Memory limit of the child process (default: 8).")
-@click.option("--certificate", "certificate_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the certificates of the fixes to this file.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Time limit for each target (default: 120).",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Memory limit of the child process (default: 8).",
+)
+@click.option(
+    "--certificate",
+    "certificate_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the certificates of the fixes to this file.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Say how each model was built, fed and captured.")
-def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: Path | None, verbose: bool, **options: Any) -> None:
+def audit(
+    targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: Path | None, verbose: bool, **options: Any
+) -> None:
     """Check files and audit the models in them by running them in a child process.
 
     TARGET: file.py, file.py::Name or package.module:Name, where Name is an nn.Module class, a function that returns a
@@ -117,7 +144,9 @@ def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: P
 @cli.command()
 @click.argument("code_or_name", required=False)
 @click.option("--all", "everything", is_flag=True, help="Explain every rule.")
-@click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file.")
+@click.option(
+    "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."
+)
 def rule(code_or_name: str | None, everything: bool, config_file: Path | None) -> None:
     """Explain a rule: what it finds, why it matters, how it is fixed and how the fix is proven."""
     from auditor.loader import find_rule
@@ -141,7 +170,9 @@ def rule(code_or_name: str | None, everything: bool, config_file: Path | None) -
 
 @cli.command()
 @click.option("--output-format", type=click.Choice(FORMATS), default="text")
-@click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file.")
+@click.option(
+    "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."
+)
 def rules(output_format: str, config_file: Path | None) -> None:
     """List all rules."""
     from auditor.report.catalogue import table
@@ -150,7 +181,9 @@ def rules(output_format: str, config_file: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file.")
+@click.option(
+    "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."
+)
 def config(config_file: Path | None) -> None:
     """Show the settings in force and where they come from."""
     from auditor.report.catalogue import settings_table

@@ -93,7 +93,9 @@ def choose(rules: Sequence[Rule], select: Sequence[str], ignore: Sequence[str]) 
             import difflib
 
             known = [rule.code for rule in rules] + [rule.name for rule in rules] + ["ALL"]
-            close = difflib.get_close_matches(selector.upper(), known, 1) or difflib.get_close_matches(selector, known, 1)
+            close = difflib.get_close_matches(selector.upper(), known, 1) or difflib.get_close_matches(
+                selector, known, 1
+            )
             hint = f"; did you mean {close[0]!r}?" if close else "; `auditor rules` lists them all"
             raise ValueError(f"unknown rule {selector!r}{hint}")
     chosen = []

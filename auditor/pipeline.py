@@ -1,8 +1,8 @@
 """Both pipelines, top to bottom.
 
-    paths  → Source  → rule.static  → Finding ┐
-                                              ├→ rule.fix → Edit → validate → Certificate → Report
-    target → Capture → rule.dynamic → Finding ┘
+paths  → Source  → rule.static  → Finding ┐
+                                          ├→ rule.fix → Edit → validate → Certificate → Report
+target → Capture → rule.dynamic → Finding ┘
 """
 
 from __future__ import annotations

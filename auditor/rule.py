@@ -172,8 +172,12 @@ class Rule:
         """Findings of the static check."""
         if self.static_check is not None:
             for finding in self.static_check(source):
-                yield replace(finding, seen=(READ,), location=_in_file(finding.location, source.path),
-                              notes=tuple(replace(note, location=_in_file(note.location, source.path)) for note in finding.notes))
+                yield replace(
+                    finding,
+                    seen=(READ,),
+                    location=_in_file(finding.location, source.path),
+                    notes=tuple(replace(note, location=_in_file(note.location, source.path)) for note in finding.notes),
+                )
 
     def run(self, capture: Capture) -> Iterator[Finding]:
         """Findings of the dynamic check."""

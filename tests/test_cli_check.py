@@ -132,7 +132,10 @@ def test_fix_writes_and_leaves_the_rest_alone(folder: Path) -> None:
 def test_diff_writes_nothing(folder: Path) -> None:
     (folder / "net.py").write_text(BAD)
     result = check("--diff")
-    assert "-        return F.dropout(x, 0.5)\n+        return F.dropout(x, 0.5, training=self.training)\n" in result.output
+    assert (
+        "-        return F.dropout(x, 0.5)\n+        return F.dropout(x, 0.5, training=self.training)\n"
+        in result.output
+    )
     assert (folder / "net.py").read_text() == BAD
 
 
@@ -149,9 +152,17 @@ def test_stdin() -> None:
     ("name", "content", "message"),
     [
         ("syntax.py", b"import torch  # dropout\ndef f(:\n", "syntax.py:2: could not be checked: syntax error"),
-        ("binary.py", b"torch dropout\0\1\2", "binary.py: could not be checked: contains null bytes"),
+        (
+            "binary.py",
+            b"torch dropout\0\1\2",
+            "binary.py: could not be checked: cannot be decoded: contains null bytes",
+        ),
         ("latin.py", b"# torch dropout \xe4\n", "latin.py: could not be checked: cannot be decoded"),
-        ("coding.py", b"# coding: klingon\n# torch dropout \xe4\n", "coding.py: could not be checked: cannot be decoded"),
+        (
+            "coding.py",
+            b"# coding: klingon\n# torch dropout \xe4\n",
+            "coding.py: could not be checked: cannot be decoded",
+        ),
     ],
 )
 def test_bad_files_are_named_and_the_rest_is_checked(folder: Path, name: str, content: bytes, message: str) -> None:

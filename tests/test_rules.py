@@ -90,7 +90,9 @@ def verify(fixture: Fixture, after: str) -> dict[str, bool | None]:
     """Which claims of the fixture's rule hold between its text and `after`."""
     from auditor.fix.service import validate_text
 
-    results = validate_text(str(fixture.path), fixture.text, after, [*fixture.rule.keeps, *fixture.rule.gains], Settings())
+    results = validate_text(
+        str(fixture.path), fixture.text, after, [*fixture.rule.keeps, *fixture.rule.gains], Settings()
+    )
     return {result.claim: result.holds for result in results}
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 CONFIG_NAME = re.compile(r"^(.*_)?(config|cfg|conf|args|opts?|hparams|hps|hp|params|options|settings)$")
 MODEL_NAME = re.compile(
-    r"^(.*_)?(model|net|network|backbone|encoder|decoder|module|base|student|teacher|vit|transformer)$"
+    r"^(?!d_model|dim_model|n_model)(.*_)?(model|net|network|backbone|encoder|decoder|module|base|student|teacher|vit|transformer)$"
 )
 
 # The first pattern that is found in a parameter's name gives its value: small, and so that they fit each other
@@ -67,8 +67,8 @@ STRINGS: tuple[tuple[str, str], ...] = (
 SEQUENCES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"layers|depths|blocks|repeats", (2, 2, 2, 2)),
     (r"(ima?ge?|input|obs)_?(shape|dim)", (3, 32, 32)),
+    (r"kernel|filter_size", (3, 3)),
     (r"size|resolution", (32, 32)),
-    (r"kernel", (3, 3)),
     (r"stride|dilation", (1, 1)),
     (r"heads", (4, 4, 4, 4)),
     (r"channels|filters|dims|widths|planes|features|mult", (16, 32, 64, 128)),
@@ -261,7 +261,7 @@ def _by_annotation(name: str, annotation: Any, scope: Scope, alternative: int) -
         return _sequence(name, origin or annotation, parameters)
     if origin is type:
         return constant(_lookup(CLASSES, name, nn.Identity))
-    if not isinstance(annotation, type):
+    if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
         return None
     if annotation is bool:
         return constant(False)
@@ -276,7 +276,7 @@ def _by_annotation(name: str, annotation: Any, scope: Scope, alternative: int) -
     if issubclass(annotation, enum.Enum):
         return constant(next(iter(annotation)))
     if annotation is nn.Module:
-        return _model(scope, alternative) if "layer" not in name else constant(nn.Identity())
+        return _model(name, scope, alternative) if "layer" not in name else constant(nn.Identity())
     if issubclass(annotation, nn.Module) or dataclasses.is_dataclass(annotation) or CONFIG_NAME.match(name):
         return _object(annotation, scope, alternative)
     return None
@@ -306,7 +306,7 @@ def _by_name(name: str, scope: Scope, alternative: int) -> Argument:
     if CONFIG_NAME.match(lowered):
         return _configuration(scope, alternative)
     if MODEL_NAME.match(lowered):
-        return _model(scope, alternative)
+        return _model(name, scope, alternative)
     if re.search(r"^(act|activation|nonlinearity|act_fn|activation_fn|fn|func|f)$", lowered):
         choices: tuple[Any, ...] = (nn.ReLU(), nn.ReLU, "relu")
         choice = choices[alternative] if "f" != lowered[0] else nn.Identity()
@@ -324,11 +324,12 @@ def _by_name(name: str, scope: Scope, alternative: int) -> Argument:
     return constant(value if value is not None else _integer(lowered, alternative))
 
 
-def _model(scope: Scope, alternative: int) -> Argument:
-    """A model of the same file."""
+def _model(name: str, scope: Scope, alternative: int) -> Argument:
+    """A model of the same file, first those whose name resembles the parameter's."""
     if not scope.models:
         raise Unknown
-    return scope.models[alternative % len(scope.models)]
+    alike = sorted(scope.models, key=lambda model: name.lower() not in model.text.partition("(")[0].lower())
+    return alike[alternative % len(alike)]
 
 
 def _block(scope: Scope) -> Argument:

@@ -11,18 +11,30 @@ import ast
 import functools
 import inspect
 import textwrap
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import fx
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from auditor.dynamic.names import class_name, operation
-from auditor.dynamic.observe import Probe, RngUse, run_probe, use_of_generators
-from auditor.dynamic.record import ModuleWatch, Recording, Shape, Stats, Stray, eager, is_user_file, record
+from auditor.dynamic.observe import Probe, RngUse, use_of_generators
+from auditor.dynamic.probe import run_probe
+from auditor.dynamic.record import (
+    ModuleWatch,
+    Recording,
+    Shape,
+    Stats,
+    Stray,
+    cloned,
+    eager,
+    is_user_file,
+    moved,
+    record,
+)
+from auditor.dynamic.record import reason_of as reason_of
 from auditor.dynamic.state import RandomState, preserved, seed_all
 from auditor.finding import Location
 
@@ -98,7 +110,7 @@ class ModuleFacts:
 
 @dataclass
 class ParameterFacts:
-    """One name of a parameter. `location` and `written_by`: the user's last write to it, or its module's construction."""
+    """One name of a parameter. `location`, `written_by`: the user's last write to it, or its module's construction."""
 
     name: str
     tensor: torch.nn.Parameter = field(repr=False)
@@ -206,9 +218,8 @@ class NodeFacts:
         return any(node.op == "output" for node in self.node.users)
 
     def _wrap(self, argument: Any) -> Any:
-        return fx.node.map_aggregate(
-            argument, lambda part: self._capture.facts(part) if isinstance(part, fx.Node) else part
-        )
+        wrap: Any = lambda part: self._capture.facts(part) if isinstance(part, fx.Node) else part  # noqa: E731
+        return fx.node.map_aggregate(argument, wrap)
 
 
 # The capture ----------------------------------------------------------------------------------------------------------
@@ -321,7 +332,8 @@ def capture(
     inputs = _as_inputs(inputs)
     args, kwargs = moved((tuple(inputs.args), dict(inputs.kwargs)), torch.device(device), getattr(torch, dtype))
     _materialise(model, args, kwargs, seed)
-    inputs = replace(inputs, args=args, kwargs=kwargs) if is_dataclass(inputs) else LiveInputs(args, kwargs)
+    known = is_dataclass(inputs) and not isinstance(inputs, type)
+    inputs = replace(inputs, args=args, kwargs=kwargs) if known else LiveInputs(args, kwargs)
     locations = _module_locations(model, build_log)
     held = Capture(
         target=target or _live_target(model),
@@ -377,14 +389,6 @@ def _note_calls(held: Capture, mode: Mode, watch: ModuleWatch) -> None:
         facts.in_shape[mode], facts.out_shape[mode] = watch.shapes.get(path, (None, None))
 
 
-def reason_of(error: BaseException) -> str:
-    """An exception as one line, with the user's innermost line it came through."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
-    where = f" ({lines[-1].filename}:{lines[-1].lineno})" if lines else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:500]}{where}"
-
-
 # Inputs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -396,28 +400,18 @@ def _as_inputs(inputs: Any) -> Any:
     return LiveInputs(args=tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
 
 
-def moved(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The same containers with tensors on `device` and floating-point ones in `dtype`."""
-    return torch.utils._pytree.tree_map_only(
-        torch.Tensor, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), tree
-    )
-
-
-def cloned(tree: Any) -> Any:
-    """The same containers with copies of the tensors, since a forward may write to its inputs."""
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), tree)
-
-
 def _move(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     tensors = [*model.parameters(), *model.buffers()]
     if all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors):
         return
-    model._apply(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+    model._apply(  # type: ignore[no-untyped-call]
+        lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype)
+    )
 
 
 def _materialise(model: torch.nn.Module, args: Any, kwargs: Any, seed: int) -> None:
     """Lazy layers get their shapes from a first forward; nothing can be said of them before."""
-    if not any(isinstance(parameter, UninitializedTensorMixin) for parameter in model.parameters()):
+    if not any(is_lazy(parameter) for parameter in model.parameters()):
         return
     generators, training = RandomState.now(), model.training
     seed_all(seed)
@@ -456,13 +450,19 @@ def _guessed_location(model: torch.nn.Module, path: str) -> Location:
     for depth in range(len(parts) - 1, -1, -1):
         location = class_location(type(chain[depth]))
         if location.path:
-            return _attribute_location(type(chain[depth]), parts[depth]) or location
+            holder: Any = type(chain[depth])
+            return _attribute_location(holder, parts[depth]) or location
     return class_location(type(chain[-1]))
 
 
-@functools.lru_cache(maxsize=None)
 def class_location(cls: type) -> Location:
     """Where a user's class is defined; `Location("")` for torch's classes and those without source."""
+    key: Any = cls
+    return _class_location(key)
+
+
+@functools.cache
+def _class_location(cls: Any) -> Location:
     try:
         path = inspect.getsourcefile(cls)
         if path is None or not is_user_file(path):
@@ -472,8 +472,8 @@ def class_location(cls: type) -> Location:
         return Location("")
 
 
-@functools.lru_cache(maxsize=None)
-def _attribute_location(cls: type, attribute: str) -> Location | None:
+@functools.cache
+def _attribute_location(cls: Any, attribute: str) -> Location | None:
     """The first assignment to `self.<attribute>` in the class's source."""
     location = class_location(cls)
     try:

@@ -55,6 +55,19 @@ LENGTH_ATTRIBUTES = (
     "input_len",
     "num_patches",
 )
+# Modules that say themselves what they can be fed.
+KNOWN = (
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
 CONFIG_ATTRIBUTES = ("config", "cfg", "hparams", "args", "params", "opt")
 
 
@@ -162,6 +175,8 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess]) 
         tries += 1
         inputs = _spec(guess, facts).make(seed=seed, source="inferred", batch_axis=guess.axis)
         run = _run(model, inputs)
+        if run.error is None and guess.axis == 1 and run.keeps_first(inputs):
+            return _spec(guess, facts).make(seed=seed, source="inferred", batch_axis=0)
         if run.error is None and run.keeps(facts.batch):
             return inputs
         if run.error is None:
@@ -208,7 +223,13 @@ class Run:
 
     def keeps(self, batch: int) -> bool:
         """Whether some output has one entry per sample, or is a single number (a loss)."""
-        return any(not shape or batch in shape[:2] for shape in self.shapes)
+        return any(not shape or shape[0] == batch or batch in shape[1:-1] for shape in self.shapes)
+
+
+    def keeps_first(self, inputs: Inputs) -> bool:
+        """Whether the first axis, though the modules take the sequence there, is the one a pooled output keeps."""
+        first = {leaf.shape[0] for leaf in inputs.spec.leaves if len(leaf.shape) > 1} if inputs.spec else set()
+        return any(len(shape) == 2 and shape[0] in first for shape in self.shapes) and not self.keeps(inputs.batch or 0)
 
 
 def _run(model: nn.Module, inputs: Inputs) -> Run:
@@ -279,10 +300,10 @@ def first_weighted(model: nn.Module) -> nn.Module | None:
     """The first module in registration order that has weights of its own and holds no other such module."""
     composite = None
     for module in model.modules():
+        if isinstance(module, KNOWN):  # also when parametrised, with no weights of its own
+            return module
         if not module._parameters or all(parameter is None for parameter in module._parameters.values()):
             continue
-        if isinstance(module, (nn.MultiheadAttention, nn.Transformer)):
-            return module
         inner = any(child is not module and child._parameters for child in module.modules())
         if not inner:
             return module
@@ -381,15 +402,13 @@ def _first_guesses(facts: Facts) -> Iterator[Guess]:
     if any(not options for options in choices.values()):
         return
     first: dict[str, Item] = {name: options[0] for name, options in choices.items()}
-    axis = None if "edge_index" in first else 1 if _sequence_first(facts) else 0
-    yield Guess(first, axis)
-    for name, options in choices.items():
-        for option in options[1:]:
-            yield Guess({**first, name: option}, axis)
+    guesses = [Guess(first)]
+    guesses += [Guess({**first, name: option}) for name, options in choices.items() for option in options[1:]]
     if len(choices) > 1:
         for row in itertools.islice(itertools.zip_longest(*choices.values()), 1, 8):
             items = {name: option or first[name] for name, option in zip(choices, row, strict=True)}
-            yield Guess(items, axis)
+            guesses.append(Guess(items))
+    yield from (_oriented(guess, facts) for guess in guesses)
 
 
 def _hinted(facts: Facts, hints: Sequence[tuple[int, ...]]) -> Iterator[Guess]:
@@ -415,10 +434,26 @@ def _needed(facts: Facts) -> list[inspect.Parameter]:
     return chosen
 
 
-def _sequence_first(facts: Facts) -> bool:
-    first = facts.first
-    held = first.self_attn if isinstance(first, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)) else first
-    return isinstance(held, (nn.RNNBase, nn.MultiheadAttention)) and not held.batch_first
+def _sequence_first(model: nn.Module) -> bool:
+    """Whether all recurrent and attention modules of torch that it holds take the sequence before the batch."""
+    kinds = (nn.RNNBase, nn.MultiheadAttention)
+    orders = {module.batch_first for module in model.modules() if isinstance(module, kinds)}
+    return orders == {False}
+
+
+def _oriented(guess: Guess, facts: Facts) -> Guess:
+    """The guess with sequences laid out as the model's modules take them."""
+    if "edge_index" in guess.items:
+        return replace(guess, axis=None)
+    if not _sequence_first(facts.model):
+        return guess
+    for name, leaf in guess.leaves.items():
+        sequence = (leaf.kind == "tokens" and len(leaf.shape) == 2) or (leaf.kind == "float" and len(leaf.shape) == 3)
+        if sequence and not isinstance(facts.reached.get(name), nn.modules.conv._ConvNd):
+            if leaf.shape[0] == facts.batch:
+                guess = guess.reshaped(name, (leaf.shape[1], leaf.shape[0], *leaf.shape[2:]))
+            guess = replace(guess, axis=1)
+    return guess
 
 
 def _choices(facts: Facts, parameter: inspect.Parameter) -> list[Item]:
@@ -490,7 +525,7 @@ def _shapes_for(facts: Facts, module: nn.Module | None, batch: int, length: int)
         return [*shapes[:3], (batch, length, channels), *shapes[3:]]
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
         width = module.input_size if isinstance(module, nn.RNNBase) else module.embed_dim
-        return [(batch, length, width) if module.batch_first else (length, batch, width), (batch, width)]
+        return [(batch, length, width), (batch, width)]
     if isinstance(module, nn.RNNCellBase):
         return [(batch, module.input_size), (batch, length, module.input_size)]
     if isinstance(module, (nn.BatchNorm1d, nn.InstanceNorm1d)):
@@ -789,6 +824,9 @@ def _product(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess
     """`mat1 and mat2 shapes cannot be multiplied (AxB and CxD)`: B came out where C is needed."""
     _, got, wanted, _ = _ints(match)
     yield from _replace_axis(guess, -1, got, wanted)
+    for name, leaf in guess.leaves.items():  # ours is one of several that were concatenated
+        if len(guess.leaves) > 1 and leaf.kind == "float" and leaf.shape and 0 < leaf.shape[-1] - got + wanted != wanted:
+            yield guess.reshaped(name, (*leaf.shape[:-1], leaf.shape[-1] - got + wanted))
     yield from _resized(guess, got, wanted, facts)
 
 
@@ -861,6 +899,20 @@ def _unequal(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess
                     yield guess.reshaped(name, _with(shape, axis, other - (ours - shape[axis])))
 
 
+def _same_rank(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
+    """Tensors of two ranks were concatenated: bring all to one of them."""
+    for rank in sorted(_ints(match)):
+        fewer = guess
+        for name, leaf in guess.leaves.items():
+            if leaf.kind == "float" and len(leaf.shape) == 3 and rank == 2:
+                fewer = fewer.reshaped(name, (leaf.shape[0], leaf.shape[2]))
+        if fewer is not guess:
+            yield fewer
+    for name, leaf in guess.leaves.items():
+        if len(leaf.shape) == 1:
+            yield guess.with_(name, Leaf("float", (*leaf.shape, 1), 0.0, 1.0))
+
+
 def _rank(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
     """A number of dimensions is wanted; the last group of the match is it."""
     yield from ranked(guess, _ints(match)[-1], facts)
@@ -894,7 +946,10 @@ def ranked(guess: Guess, rank: int, facts: Facts) -> Iterator[Guess]:
             options.append((facts.batch, 4, length, shape[-1]))
         elif rank == 5:
             size = min(facts.sizes[0], 64)
-            options = [(facts.batch, channels, 8, size, size), (facts.batch, 8, 3, size, size)]
+            flat = next((m.in_channels for m in facts.model.modules() if isinstance(m, nn.Conv2d)), 3)
+            frames_first = not any(isinstance(m, nn.Conv3d) for m in facts.model.modules())
+            options = [(facts.batch, channels, 8, size, size), (facts.batch, 8, flat, size, size)]
+            options = options[::-1] if frames_first else options
         for option in options:
             yield guess.reshaped(name, option)
 
@@ -1050,6 +1105,7 @@ REPAIRS: tuple[tuple[str, Repair], ...] = (
     (r"[Ee]xpected input to be 2D or (\d)D", _rank),
     (r"[Ii]nput must have (\d) dimensions", _rank),
     (r"only batches of spatial targets supported \((\d)D tensors\)", _rank),
+    (r"Tensors must have same number of dimensions: got (\d+) and (\d+)", _same_rank),
     (r"Dimension out of range .* but got (\d)", _one_more),
     (r"too many indices for tensor of dimension (\d)", _one_more),
     (r"number of dims don't match in permute|number of dimensions in the tensor input does not match", lambda g, m, f: itertools.chain(ranked(g, 4, f), ranked(g, 3, f))),

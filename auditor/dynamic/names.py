@@ -20,7 +20,7 @@ NAMESPACES = (
     "torch.sparse",
 )
 CLASS_NAMESPACES = ("torch.nn", "torch.nn.utils.parametrizations", "torch.ao.nn.quantized")
-DUNDERS = {"truediv": "div", "matmul": "matmul", "getitem": "getitem", "setitem": "setitem", "pow": "pow"}
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "truediv", "floordiv", "pow", "matmul", "mod"})
 
 
 @functools.cache
@@ -53,9 +53,14 @@ def function_name(function: Callable[..., Any]) -> str:
     return f"{module}.{qualname.replace('_VariableFunctionsClass.', '')}".lstrip(".")
 
 
-@functools.cache
 def class_name(cls: type) -> str:
     """The public dotted name of a class: `torch.nn.Dropout`, not `torch.nn.modules.dropout.Dropout`."""
+    key: Any = cls
+    return _class_name(key)
+
+
+@functools.cache
+def _class_name(cls: Any) -> str:
     if cls.__module__.startswith("torch."):
         for namespace in CLASS_NAMESPACES:
             if getattr(importlib.import_module(namespace), cls.__name__, None) is cls:
@@ -64,15 +69,11 @@ def class_name(cls: type) -> str:
 
 
 def operation(function: str) -> str:
-    """What a function does, however it was spelled: `relu` for `torch.relu`, `F.relu_`, `Tensor.relu`; `add` for `__iadd__`."""
+    """What a function does, however spelled: `relu` for `torch.relu`, `F.relu_`, `Tensor.relu`; `add`, `__iadd__`."""
     name = function.rpartition(".")[2]
-    if name.startswith("__") and name.endswith("__"):
-        name = name[2:-2]
-        for prefix in ("i", "r"):
-            if (
-                name[1:] in ("add", "sub", "mul", "div", "truediv", "floordiv", "pow", "matmul", "mod")
-                and name[0] == prefix
-            ):
-                name = name[1:]
-        return DUNDERS.get(name, name)
-    return name.rstrip("_")
+    if not name.startswith("__"):
+        return name.rstrip("_")
+    name = name.strip("_")
+    if name[1:] in ARITHMETIC and name[0] in "ir":  # in-place and reflected
+        name = name[1:]
+    return "div" if name == "truediv" else name

@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 import sysconfig
+import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,10 +93,22 @@ def tensors_in(tree: Any, depth: int = 0) -> list[torch.Tensor]:
     return [tensor for item in items for tensor in tensors_in(item, depth + 1)]
 
 
+def moved(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The same containers with tensors on `device` and floating-point ones in `dtype`."""
+    return torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), tree
+    )
+
+
+def cloned(tree: Any) -> Any:
+    """The same containers with copies of the tensors, since a forward may write to its inputs."""
+    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), tree)
+
+
 # The user's code ------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_user_file(path: str) -> bool:
     """Whether code in this file is somebody's model: not torch, the standard library, einops and the like, or ours."""
     if path.startswith("<"):
@@ -115,6 +128,14 @@ def user_location() -> Location:
             return Location(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return Location("")
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as one line, with the user's innermost line it came through."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_file(frame.filename)]
+    where = f" ({lines[-1].filename}:{lines[-1].lineno})" if lines else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}{where}"
 
 
 # Modules --------------------------------------------------------------------------------------------------------------
@@ -206,7 +227,7 @@ def _first_shape(tree: Any) -> Shape | None:
 def eager() -> contextlib.AbstractContextManager[Any]:
     """`torch.compile`d parts run as the plain Python they were compiled from, so that they can be seen."""
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return,no-untyped-call]
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
     return contextlib.nullcontext()
 
 
@@ -232,7 +253,7 @@ def set_attribute(tensor: torch.Tensor, name: str, value: Any) -> torch.Tensor:
 
 @dataclass
 class Recording:
-    """One run. `opaque`: what the run could not be followed into. `constants`: tensors nobody registered, by node target.
+    """One run. `constants`: tensors nobody registered, by node target. `opaque`: what could not be looked into.
 
     `moved`: generators the run drew from (some of "torch", "python", "numpy").
     """
@@ -272,11 +293,11 @@ class Recorder(TorchFunctionMode):
         for module in self.watch.model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 self._undo.enter_context(_hooked(module, self._leave_scripted))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        super().__exit__(*exc)
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
         self._undo.close()
 
     # What is intercepted ----------------------------------------------------------------------------------------------
@@ -426,9 +447,10 @@ class Recorder(TorchFunctionMode):
         """The node of a living tensor that is the same numbers under another object (autograd re-wraps some)."""
         for reference, node in self._nodes.values():
             other = reference()
-            if other is not None and other.shape == tensor.shape and _same_memory(other, tensor):
-                if other.dtype == tensor.dtype and other.stride() == tensor.stride():
-                    return node
+            if other is None or other.dtype != tensor.dtype or not _same_memory(other, tensor):
+                continue
+            if other.shape == tensor.shape and other.stride() == tensor.stride():
+                return node
         return None
 
     def finish(self, outputs: Any) -> Recording:
@@ -468,7 +490,7 @@ def _drew(before: tuple[Any, ...]) -> bool:
 
 
 def _cuda() -> bool:
-    return torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -481,11 +503,11 @@ def _patched_apply(record: Callable[..., Any]) -> Iterator[None]:
         bound = original.__get__(None, cls)
         return bound(*args, **kwargs) if cls.__module__.startswith("torch.") else record(bound, args, kwargs)
 
-    function.apply = classmethod(apply)  # type: ignore[assignment]
+    function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
-        function.apply = original
+        function.apply = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

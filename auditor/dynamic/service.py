@@ -80,7 +80,9 @@ def _audit_target(
         model, log = target.build(settings.seed)
     except Exception as error:  # whatever the user's constructor raises
         remedy = "the first construction worked and the second did not: does it depend on global state?"
-        found.problems.append(Problem(path, f"{target.name} could not be built again: {reason_of(error)}", remedy, target.row))
+        found.problems.append(
+            Problem(path, f"{target.name} could not be built again: {reason_of(error)}", remedy, target.row)
+        )
         return
     given: Any
     try:
@@ -128,7 +130,9 @@ def run_checks(captured: Capture, rules: Iterable[Rule], path: str) -> tuple[lis
             findings += [_shown(finding, captured) for finding in rule.run(captured)]
         except Exception as error:  # the user's model may raise anywhere a check runs it
             name = captured.target.name
-            problems.append(Problem(path, f"{rule.code} {rule.name} could not be checked on {name}: {reason_of(error)}"))
+            problems.append(
+                Problem(path, f"{rule.code} {rule.name} could not be checked on {name}: {reason_of(error)}")
+            )
     return findings, problems
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 
@@ -52,7 +52,8 @@ class RandomState:
 
 
 def _device_states() -> tuple[torch.Tensor, ...]:
-    return tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return tuple(torch.cuda.get_rng_state_all()) if started else ()
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -129,7 +130,7 @@ class _TensorState:
         self.requires_grad = tensor.requires_grad
         self.gradient = tensor.grad if self.leaf else None
         self.gradient_values = None if self.gradient is None else self.gradient.detach().clone()
-        self.lazy = isinstance(tensor, UninitializedTensorMixin)
+        self.lazy = bool(is_lazy(tensor))
         self.data = None if self.lazy else tensor.data  # unlike detach(), leaves the version counter alone
         self.values = None if self.data is None else self.data.clone()
 

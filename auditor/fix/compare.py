@@ -50,26 +50,27 @@ class Stage:
     dtype: str
     device: str
     moved: Mapping[str, str]
-    watched: bool = False
     exact: bool = True
     old: Trial = field(init=False)
     new: Trial = field(init=False)
 
     def __post_init__(self) -> None:
-        self.old = Trial(lambda: self._prepared(self.before))
+        def prepare_before() -> nn.Module:
+            model = self.before.make(self.dtype, self.device)
+            perturb(model)
+            return model
+
+        self.old = Trial(prepare_before)
 
         def prepare_after() -> nn.Module:
-            model = self._prepared(self.after)
+            model = self.after.make(self.dtype, self.device)
             transplant(self.old.model, model, self.moved)
             return model
 
-        self.new = Trial(prepare_after)
-
-    def _prepared(self, subject: Subject) -> nn.Module:
-        model = subject.make(self.dtype, self.device)
-        if subject is self.before:
-            perturb(model)
-        return model
+        try:
+            self.new = Trial(prepare_after)
+        except Exception as error:  # whatever user code raises
+            raise _AfterFails(reason_of(error)) from error
 
 
 @dataclass
@@ -97,6 +98,8 @@ class Comparison:
             return check(self, claim)
         except _BeforeFails as failure:
             return _result(claim, None, detail=f"the model before the fix does not run: {failure}")
+        except _AfterFails as failure:
+            return _result(claim, False, detail=f"the model after the fix does not run: {failure}")
 
     # Runs ------------------------------------------------------------------------------------------------------------
 
@@ -106,6 +109,8 @@ class Comparison:
             device = "cpu" if dtype == "float64" and self.before.device.startswith("mps") else self.before.device
             try:
                 self.stages[dtype] = Stage(self.before, self.after, dtype, device, self.moved)
+            except _AfterFails:
+                raise
             except Exception as error:  # whatever user code raises
                 self.stages[dtype] = reason_of(error)
         stage = self.stages[dtype]
@@ -157,11 +162,15 @@ class _BeforeFails(Exception):
     """The model before the fix does not run, so that there is nothing to compare with."""
 
 
-class _Precision(TorchDispatchMode):
+class _AfterFails(Exception):
+    """The model cannot be built any more."""
+
+
+class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notices when code computes in less than float64 whatever it is given (`.float()` in an upcasting norm)."""
 
     def __init__(self, stage: Stage) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stage = stage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -280,7 +289,9 @@ def _comparable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()
 
 
-def _result(claim: Claim, holds: bool | None, worst: Difference | None = None, detail: str = "", **figures: Any) -> ClaimResult:
+def _result(
+    claim: Claim, holds: bool | None, worst: Difference | None = None, detail: str = "", **figures: Any
+) -> ClaimResult:
     if worst is not None:
         figures = {"before": 0.0, "after": worst.error, "tolerance": worst.tolerance, **figures}
     return ClaimResult(claim.text, claim.must, holds, detail=detail, **figures)
@@ -292,7 +303,9 @@ def _result(claim: Claim, holds: bool | None, worst: Difference | None = None, d
 def _values(claim: Claim, run_: Run) -> Mapping[str, Any]:
     if claim.kind == "gradients":
         return run_.gradients
-    return {"layer_outputs": run_.layers, "running_statistics": run_.buffers}.get(claim.kind, run_.outputs)
+    if claim.kind == "layer_outputs":
+        return run_.layers
+    return run_.buffers if claim.kind == "running_statistics" else run_.outputs
 
 
 def _stays_equal(comparison: Comparison, claim: Claim) -> ClaimResult:
@@ -435,7 +448,10 @@ def _initial(comparison: Comparison) -> tuple[nn.Module, nn.Module]:
         before = comparison.before.make()
     except Exception as error:  # whatever user code raises
         raise _BeforeFails(reason_of(error)) from error
-    return before, comparison.after.make()
+    try:
+        return before, comparison.after.make()
+    except Exception as error:  # whatever user code raises
+        raise _AfterFails(reason_of(error)) from error
 
 
 def _different_names(old: Mapping[str, Any], new: Mapping[str, Any], added: bool) -> list[str]:
@@ -453,7 +469,9 @@ def _shapes(comparison: Comparison, claim: Claim) -> ClaimResult:
     if pair.after is None:
         return _result(claim, False, detail=pair.failure)
     old, new = ({name: _kind(value) for name, value in side.outputs.items()} for side in (pair.before, pair.after))
-    wrong = [f"{name} changes from {old[name]} to {new.get(name, 'nothing')}" for name in old if old[name] != new.get(name)]
+    wrong = [
+        f"{name} changes from {old[name]} to {new.get(name, 'nothing')}" for name in old if old[name] != new.get(name)
+    ]
     wrong += [f"{name} is new" for name in new if name not in old]
     return _result(claim, not wrong, detail=_listed(wrong))
 
@@ -511,7 +529,9 @@ def _distribution(comparison: Comparison, claim: Claim) -> ClaimResult:
     logs = ((old.var(0) + (1e-6 * scale) ** 2) / (new.var(0) + (1e-6 * scale) ** 2)).log().abs()
     statistic = torch.maximum(statistic, logs / math.sqrt(4 / (REPEATS - 1)))
     worst = float(statistic.max())
-    return _result(claim, worst <= T_LIMIT, before=0.0, after=worst, tolerance=T_LIMIT, detail=f"largest |t| {worst:.3g}")
+    return _result(
+        claim, worst <= T_LIMIT, before=0.0, after=worst, tolerance=T_LIMIT, detail=f"largest |t| {worst:.3g}"
+    )
 
 
 def _statistics(run_: Run) -> list[float]:

@@ -87,9 +87,7 @@ class Prover:
             failed = [ClaimResult(claim.text, claim.must, None, detail=str(error)) for claim in claims]
             return {"results": [asdict(result) for result in failed]}
 
-    def _certificate(
-        self, finding: Finding, model: str, proof: Mapping[str, Any] | None, diff: str
-    ) -> Certificate:
+    def _certificate(self, finding: Finding, model: str, proof: Mapping[str, Any] | None, diff: str) -> Certificate:
         assert finding.fix is not None
         claimed = {claim.text for claim in (*finding.fix.keeps, *finding.fix.gains)}
         record = {

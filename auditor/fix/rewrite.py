@@ -648,8 +648,9 @@ def _bindings(small: cst.BaseSmallStatement) -> Iterator[tuple[str, str]]:
     elif isinstance(small, cst.ImportFrom) and not isinstance(small.names, cst.ImportStar):
         module = "." * len(small.relative) + _dotted(small.module)
         for alias in small.names:
-            local = alias.asname.name if alias.asname else alias.name
-            yield _dotted(local if isinstance(local, cst.Name) else alias.name), f"{module}.{_dotted(alias.name)}"
+            renamed = alias.asname.name if alias.asname else None
+            name = renamed if isinstance(renamed, cst.Name) else alias.name
+            yield _dotted(name), f"{module}.{_dotted(alias.name)}"
     elif isinstance(small, cst.Assign):
         for target_node in small.targets:
             if isinstance(target_node.target, cst.Name):

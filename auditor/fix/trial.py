@@ -6,16 +6,18 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_map_only
 
 from auditor.dynamic.build import construct
+from auditor.dynamic.probe import NoDropout, silence_dropout
 from auditor.dynamic.state import REGISTRIES, seed_all
 
 
@@ -104,11 +106,11 @@ def run(
     """One forward of `model` (which it may change) in `mode`, random operations seeded.
 
     Gradients are those of the outputs contracted with fixed N(0, 1) cotangents, with respect to parameters (by name)
-    and inputs (`"inputs.0"`). `random=False` puts dropout layers in eval mode. Raises what the model raises.
+    and inputs (`"inputs.0"`). `random=False` switches dropout off. Raises what the model raises.
     """
     model.train(mode == "train")
     if not random:
-        _switch_off_dropout(model)
+        silence_dropout(model)
     args, kwargs = arguments
     inputs = {name: leaf for name, leaf in flatten((args, kwargs), "inputs") if isinstance(leaf, torch.Tensor)}
     sources = {name: x for name, x in inputs.items() if x.is_floating_point()} if gradients else {}
@@ -118,7 +120,13 @@ def run(
     passed = tree_map_only(torch.Tensor, lambda x: x.clone() if x.requires_grad else x, (args, kwargs))
     seen: dict[str, Any] = {}
     seed_all(seed)
-    with torch.set_grad_enabled(gradients), _default_dtype(dtype_of(model)), _layer_hooks(model, seen if layers else None):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(_default_dtype(dtype_of(model)))
+        if layers:
+            stack.enter_context(_layer_hooks(model, seen))
+        if not random:
+            stack.enter_context(NoDropout())
         outputs = dict(flatten(model(*passed[0], **passed[1]), "output"))
     found: dict[str, torch.Tensor | None] = {}
     if gradients:
@@ -142,7 +150,7 @@ def _backward(
     for tensor in tensors.values():
         tensor.grad = None
     if total is not None:
-        total.backward()
+        torch.autograd.backward(total)
     return {name: tensor.grad for name, tensor in tensors.items()}
 
 
@@ -179,14 +187,6 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, torch.Tensor) else value
 
 
-def _switch_off_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if "drop" in type(module).__name__.lower():
-            module.eval()
-        elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-            module.dropout = 0.0
-
-
 @contextlib.contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Tensors a forward creates itself follow the precision of the run."""
@@ -199,16 +199,18 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _layer_hooks(model: nn.Module, seen: dict[str, Any] | None) -> Iterator[None]:
-    handles = []
-    if seen is not None:
-        for path, module in model.named_modules():
+def _layer_hooks(model: nn.Module, seen: dict[str, Any]) -> Iterator[None]:
+    calls: Counter[str] = Counter()
 
-            def keep(_module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
-                for name, leaf in flatten(output, path or "model"):
-                    seen[f"{name} (call {sum(key.startswith(f'{name} ') for key in seen) + 1})"] = _detached(leaf)
+    def watch(path: str, module: nn.Module) -> Any:
+        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            calls[path] += 1
+            for name, leaf in flatten(output, f"{path or 'model'} (call {calls[path]})"):
+                seen[name] = _detached(leaf)
 
-            handles.append(module.register_forward_hook(keep))
+        return module.register_forward_hook(keep)
+
+    handles = [watch(path, module) for path, module in model.named_modules()]
     try:
         yield
     finally:

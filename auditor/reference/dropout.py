@@ -11,13 +11,14 @@ from collections.abc import Iterable
 
 # What the rate acts on → the range advised for it. "linear" is refined by its width below.
 ADVISED: dict[str, tuple[float, float]] = {
-    "input": (0.1, 0.2),
-    "convolution": (0.0, 0.1),
+    "the input": (0.1, 0.2),
+    "a convolution": (0.0, 0.1),
     "pooled features": (0.2, 0.5),
-    "attention": (0.0, 0.1),
-    "recurrent layer": (0.2, 0.5),
-    "embedding": (0.1, 0.2),
-    "hidden layer": (0.1, 0.5),
+    "attention weights": (0.0, 0.1),
+    "a residual branch": (0.0, 0.1),
+    "a recurrent layer": (0.2, 0.5),
+    "an embedding": (0.1, 0.2),
+    "a hidden layer": (0.1, 0.5),
 }
 
 
@@ -41,7 +42,7 @@ def advised_range(kind: str, width: int | None = None) -> tuple[float, float]:
     Raises KeyError for another kind. A linear layer of unknown width gets the range of hidden layers in general.
     """
     if kind != "linear" or width is None:
-        return ADVISED["hidden layer" if kind == "linear" else kind]
+        return ADVISED["a hidden layer" if kind == "linear" else kind]
     if width >= 1024:
         return 0.5, 0.5
     return (0.3, 0.5) if width >= 256 else (0.1, 0.3)

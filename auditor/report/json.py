@@ -59,5 +59,8 @@ def finding_record(finding: Finding) -> dict[str, Any]:
 def _range(location: Location) -> dict[str, Any]:
     return {
         "location": {"row": max(location.row, 1), "column": location.column},
-        "end_location": {"row": location.end_row or max(location.row, 1), "column": location.end_column or location.column},
+        "end_location": {
+            "row": location.end_row or max(location.row, 1),
+            "column": location.end_column or location.column,
+        },
     }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from auditor.finding import Finding, Problem, Severity
 from auditor.report import Report
+
+if TYPE_CHECKING:
+    from auditor.fix.certificate import Certificate, ClaimResult
+    from auditor.fix.engine import Refusal
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 _CONTEXT = 2
@@ -23,8 +28,18 @@ def render(report: Report, *, verbose: bool = False, statistics: bool = False) -
         for finding in report.findings:
             yield from _finding(finding)
             yield ""
+    for certificate in report.certificates:
+        yield from _certificate(certificate)
+        yield ""
+    for refusal in report.refused:
+        yield from _refusal(refusal)
+        yield ""
     for problem in report.problems:
         yield from _problem(problem)
+    if verbose:
+        for record in report.audits:
+            yield from _record(record)
+    yield from _unseen(report.audits)
     yield summary(report)
 
 
@@ -71,6 +86,60 @@ def frame(finding: Finding) -> Iterator[str]:
     yield " " * width + " |"
 
 
+def _certificate(certificate: Certificate) -> Iterator[str]:
+    mark = click.style("proven", fg="green", bold=True)
+    yield (
+        f"{certificate.path}:{certificate.row}: {certificate.code} fix {mark}: {certificate.title} "
+        f"({certificate.target}, {certificate.device}, {certificate.dtype}, seed {certificate.seed})"
+    )
+    for result in certificate.claims:
+        yield f"   {'=' if result.must == 'equal' else '+'} {result.claim}{_figures(result)}"
+
+
+def _figures(result: ClaimResult) -> str:
+    if result.must == "equal":
+        known = isinstance(result.after, float) and result.tolerance is not None
+        return f": relative difference {result.after:.2g}, allowed {result.tolerance:.2g}" if known else ""
+    return f": {_figure(result.before)} before, {_figure(result.after)} after"
+
+
+def _figure(value: float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _refusal(refusal: Refusal) -> Iterator[str]:
+    finding = refusal.finding
+    title = finding.fix.title if finding.fix else "no fix"
+    mark = click.style("not made", fg="yellow", bold=True)
+    yield f"{finding.location.path}:{finding.location.row}: {finding.code} fix {mark}: {title}"
+    yield f"   = {refusal.reason}"
+
+
+def _record(record: Mapping[str, Any]) -> Iterator[str]:
+    """How one model was built, fed and captured."""
+    yield f"{click.style(record['path'], bold=True)}: {record['name']}"
+    if "arguments" in record:
+        yield f"   built as {record['name']}({record['arguments']}) ({record['arguments_from']})"
+    if "input" in record:
+        yield f"   fed with --input '{record['input']}' ({record['input_from']})"
+    for mode, rung in record.get("capture", {}).items():
+        yield f"   {mode} mode: captured by {rung['rung']}" + (f"; {rung['reason']}" if rung["reason"] else "")
+    if "device" in record:
+        yield f"   on {record['device']} in {record['dtype']}, seed {record['seed']}: {record['parameters']} parameters"
+
+
+def _unseen(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What an audit could not look at; never silent."""
+    for record in records:
+        for mode, rung in record.get("capture", {}).items():
+            if rung["rung"] == "hooks":
+                yield f"{record['path']}: {record['name']}: only its layers were seen in {mode} mode: {rung['reason']}"
+        if record.get("opaque"):
+            yield f"{record['path']}: {record['name']}: could not look into {', '.join(record['opaque'])}"
+        if record.get("probe"):
+            yield f"{record['path']}: {record['name']}: the initialisation was not probed: {record['probe']}"
+
+
 def _problem(problem: Problem) -> Iterator[str]:
     where = f"{problem.path}:{problem.row}" if problem.row else problem.path
     yield f"{click.style(where, bold=True)}: {click.style('could not be checked', fg='magenta')}: {problem.message}"
@@ -104,5 +173,3 @@ def summary(report: Report) -> str:
 
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
-
-

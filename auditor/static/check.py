@@ -54,7 +54,10 @@ def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") ->
         try:
             found += rule.read(source)
         except RecursionError:
-            result.problems.append(Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped"))
+            result.problems.append(
+                Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
+            )
+    source.close()
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)
@@ -143,4 +146,3 @@ def _check_chunk(paths: Sequence[str], settings: Settings, rules: Sequence[Rule]
     finally:
         if collecting:
             gc.enable()
-

@@ -230,7 +230,9 @@ def layer_mode_dependence(source: Source, call: ast.Call, kind: str) -> bool | N
     if kind in ATTENTION:
         return _positive(source, call, "dropout", 2, 0.0)
     if kind in TRANSFORMERS:
-        return None if tail in ("TransformerEncoder", "TransformerDecoder") else _positive(source, call, "dropout", 3, 0.1)
+        return (
+            None if tail in ("TransformerEncoder", "TransformerDecoder") else _positive(source, call, "dropout", 3, 0.1)
+        )
     if kind == "torch.nn.RReLU":
         return True
     if kind.startswith("torch.nn.") or kind in ACTIVATIONS | CONTAINERS:
@@ -258,7 +260,9 @@ def _is_module_name(name: str) -> bool:
     if name in MODULE_BASES:
         return True
     tail = name.rpartition(".")[2]
-    return name.startswith("torch.nn.") and tail[:1].isupper() and not name.startswith(("torch.nn.utils", "torch.nn.init"))
+    return (
+        name.startswith("torch.nn.") and tail[:1].isupper() and not name.startswith(("torch.nn.utils", "torch.nn.init"))
+    )
 
 
 def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:

@@ -105,7 +105,9 @@ def _scope(source: Source, node: ast.AST) -> ast.AST | None:
     return None
 
 
-def _parameter(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, name: str) -> tuple[bool, ast.expr | None]:
+def _parameter(
+    function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, name: str
+) -> tuple[bool, ast.expr | None]:
     """Whether `function` has a parameter called `name`, and its default."""
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]

@@ -149,9 +149,7 @@ class Flow:
                 return self._branches(paths, env) + self._body(final, env)
         return []
 
-    def _branches(
-        self, bodies: Iterable[Sequence[ast.stmt]], env: dict[str, Value | _Layers]
-    ) -> list[Value]:
+    def _branches(self, bodies: Iterable[Sequence[ast.stmt]], env: dict[str, Value | _Layers]) -> list[Value]:
         returned: list[Value] = []
         after = []
         for body in bodies:
@@ -348,8 +346,13 @@ class Flow:
         result = list(values)
         for layer in chain:
             kind = self.source.layer_kind(layer)
-            result = [self._some("layer", call, attribute, result) if not kind else
-                      frozenset([self._op("layer", call, attribute, result, layer, kind)]) if any(result) else NO_VALUE]
+            result = [
+                self._some("layer", call, attribute, result)
+                if not kind
+                else frozenset([self._op("layer", call, attribute, result, layer, kind)])
+                if any(result)
+                else NO_VALUE
+            ]
         return result[0] if result else NO_VALUE
 
     def _enter(
@@ -380,7 +383,11 @@ def children(source: Source, value: ast.expr | None) -> list[ast.Call]:
     ModuleList or ModuleDict, of a list or of a comprehension (whose element stands twice: it follows itself).
     Empty if any element cannot be named."""
     match value:
-        case ast.Call() if source.layer_kind(value) in ("torch.nn.Sequential", "torch.nn.ModuleList", "torch.nn.ModuleDict"):
+        case ast.Call() if source.layer_kind(value) in (
+            "torch.nn.Sequential",
+            "torch.nn.ModuleList",
+            "torch.nn.ModuleDict",
+        ):
             if len(value.args) == 1 and not isinstance(value.args[0], ast.Call):
                 return children(source, value.args[0])
             if len(value.args) == 1 and source.is_any(value.args[0].func, "collections.OrderedDict"):  # type: ignore[attr-defined]

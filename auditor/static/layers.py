@@ -16,13 +16,9 @@ DROPOUTS = {
     }.items()
 }
 BATCH_NORMS = frozenset(
-    NN + prefix + name
-    for prefix in ("", "Lazy")
-    for name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+    NN + prefix + name for prefix in ("", "Lazy") for name in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 ) | {NN + "SyncBatchNorm"}
-INSTANCE_NORMS = frozenset(
-    NN + prefix + f"InstanceNorm{rank}d" for prefix in ("", "Lazy") for rank in (1, 2, 3)
-)
+INSTANCE_NORMS = frozenset(NN + prefix + f"InstanceNorm{rank}d" for prefix in ("", "Lazy") for rank in (1, 2, 3))
 NORMS = BATCH_NORMS | INSTANCE_NORMS | {NN + "LayerNorm", NN + "GroupNorm", NN + "RMSNorm", NN + "LocalResponseNorm"}
 RECURRENT = frozenset({NN + "RNN", NN + "LSTM", NN + "GRU"})
 LINEARS = frozenset({NN + "Linear", NN + "LazyLinear", NN + "Bilinear"})
@@ -47,7 +43,12 @@ ATTENTION = frozenset({NN + "MultiheadAttention"})
 EMBEDDINGS = frozenset({NN + "Embedding", NN + "EmbeddingBag"})
 # Layers that torch builds with parameters of their own.
 PARAMETRIC = (
-    WEIGHTED | NORMS - {NN + "LocalResponseNorm"} | RECURRENT | TRANSFORMERS | ATTENTION | EMBEDDINGS
+    WEIGHTED
+    | NORMS - {NN + "LocalResponseNorm"}
+    | RECURRENT
+    | TRANSFORMERS
+    | ATTENTION
+    | EMBEDDINGS
     | {NN + "PReLU", NN + "RNNCell", NN + "LSTMCell", NN + "GRUCell"}
 )
 ACTIVATIONS = frozenset(

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor.static.constants import binding
-from auditor.static.layers import ATTENTION, DROPOUTS, NN, RECURRENT, TRANSFORMERS
-from auditor.static.source import HIDDEN
+from auditor.static.layers import ATTENTION, CONVS, DROPOUTS, EMBEDDINGS, LINEARS, NN, RECURRENT, TRANSFORMERS
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
-    from auditor.static.flow import Flow, Op
+    from auditor.static.flow import Op
     from auditor.static.source import Source
 
 _F = "torch.nn.functional."
@@ -27,9 +26,9 @@ FUNCTIONS: dict[str, tuple[str, int, str, int]] = {
 }
 # Layers with a rate among their arguments: its name and position.
 LAYERS: dict[str, tuple[str, int]] = {
-    **{name: ("p", 0) for name in DROPOUTS},
+    **dict.fromkeys(DROPOUTS, ("p", 0)),
     **{name: ("dropout", 6 if name == NN + "RNN" else 5) for name in RECURRENT},
-    **{name: ("dropout", 2) for name in ATTENTION},
+    **dict.fromkeys(ATTENTION, ("dropout", 2)),
     **{name: ("dropout", 5 if name == NN + "Transformer" else 3) for name in TRANSFORMERS},
 }
 for _stack in ("TransformerEncoder", "TransformerDecoder"):  # built from a layer; they take no rate
@@ -50,6 +49,18 @@ class Rate:
     origin: ast.expr
     value: float | None
 
+    def names(self, source: Source) -> list[str]:
+        """The names that stand near it: in the expression, of the argument, of what the call is assigned to."""
+        names = [keyword.arg or "" for keyword in self.call.keywords if keyword.value is self.expression]
+        nodes = [*ast.walk(self.expression)]
+        statement = source.statement_of(self.call)
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            nodes += [node for target in targets for node in ast.walk(target)]
+        for node in nodes:
+            names += [node.id] if isinstance(node, ast.Name) else [node.attr] if isinstance(node, ast.Attribute) else []
+        return names
+
 
 def rates(source: Source) -> Iterator[Rate]:
     """All rates handed over in the file, to torch's layers and functions and to the file's own modules, in the order
@@ -68,7 +79,7 @@ def rates(source: Source) -> Iterator[Rate]:
 
 
 def _rate(source: Source, call: ast.Call, kind: str, expression: object) -> Iterator[Rate]:
-    if isinstance(expression, ast.expr) and expression is not HIDDEN:
+    if isinstance(expression, ast.expr):
         value = source.constant(expression)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         yield Rate(call, kind, expression, origin(source, expression), float(value) if number else None)
@@ -147,11 +158,40 @@ def is_literal(expression: ast.expr) -> bool:
     return not any(isinstance(node, (ast.Name, ast.Attribute, ast.Call)) for node in ast.walk(expression))
 
 
-def operations(source: Source, call: ast.Call) -> Iterator[tuple[Flow, Op]]:
-    """Where a layer built by `call`, or the functional call itself, is applied in its class's forward."""
-    place = source.method_of(call)
+def surroundings(source: Source, rate: Rate) -> tuple[str, int | None]:
+    """What a rate acts on, and the width of that layer where it is a linear one of known width; in the words of
+    `auditor.reference.dropout.advised_range`."""
+    tail = rate.kind.rpartition(".")[2]
+    if rate.kind in RECURRENT:
+        return "a recurrent layer", None
+    if rate.kind in ATTENTION | TRANSFORMERS or "attention" in tail:
+        return "attention weights", None
+    place = source.method_of(rate.call)
     flow = source.flow(place[0]) if place is not None else None
-    if flow is not None:
-        for op in flow.ops:
-            if op.layer is call or op.node is call:
-                yield flow, op
+    op = next((op for op in flow.ops if rate.call in (op.layer, op.node)), None) if flow is not None else None
+    if op is not None:
+        return _behind(source, op)
+    return "a convolution" if tail in ("Dropout2d", "Dropout3d", "dropout2d", "dropout3d") else "a hidden layer", None
+
+
+def _behind(source: Source, op: Op) -> tuple[str, int | None]:
+    user = op.only_user()
+    if user is not None and isinstance(user.node, ast.BinOp) and isinstance(user.node.op, ast.Add):
+        return "a residual branch", None
+    flattened = False
+    current = op.only_producer()
+    while current is not None:
+        if current.layer_kind in LINEARS and current.layer is not None:
+            width = source.constant(source.argument(current.layer, "out_features", 1))
+            return "linear", width if isinstance(width, int) else None
+        if current.layer_kind in CONVS:
+            return "pooled features" if flattened else "a convolution", None
+        if current.layer_kind in RECURRENT:
+            return "a recurrent layer", None
+        if current.layer_kind in EMBEDDINGS:
+            return "an embedding", None
+        if "softmax" in (current.layer_kind or current.target).lower():
+            return "attention weights", None
+        flattened = flattened or current.target.endswith("flatten") or current.layer_kind == NN + "Flatten"
+        current = current.only_producer() if current.kind != "unknown" else None
+    return "a hidden layer", None

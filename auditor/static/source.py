@@ -38,6 +38,10 @@ class Source:
         self._flows: dict[tuple[ModuleClass, Function], Flow] = {}
         self.tree = Tree(ast.parse(text, filename=path, type_comments=False))
 
+    def close(self) -> None:
+        """Forget everything: the facts refer to each other, and would otherwise wait for the garbage collector."""
+        self.__dict__.clear()
+
     # Names and calls ------------------------------------------------------------------------------------------------
 
     @cached_property

@@ -31,9 +31,7 @@ def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[F
 
 
 def _silences(line: str, finding: Finding) -> bool:
-    return any(
-        _names(finding, match["codes"]) for pattern in (_NOQA, _IGNORE) for match in pattern.finditer(line)
-    )
+    return any(_names(finding, match["codes"]) for pattern in (_NOQA, _IGNORE) for match in pattern.finditer(line))
 
 
 def _names(finding: Finding, codes: str | None) -> bool:

@@ -1,8 +1,9 @@
 """A functional dropout that `model.eval()` cannot switch off.
 
 ## What it finds
-A call of `F.dropout` (or one of its relatives, or `torch.dropout`) in a module's method that leaves out `training`. Its
-default is `True`: the call drops units in evaluation too, whatever mode the module is in.
+A call of `F.dropout` (or one of its relatives) that leaves out `training`, in a module's method or in a function that
+such a method calls. Its default is `True`: the call drops units in evaluation too, whatever mode the module is in. In a
+run: such a call that really dropped something in eval mode.
 
 ## Why it matters
 Every prediction is random, validation figures are too low and differ from run to run, and no error is raised. Of the
@@ -19,24 +20,30 @@ Every prediction is random, validation figures are too low and differ from run t
             return F.dropout(self.fc(x), 0.5, training=self.training)
 
 ## When to ignore it
-Where dropout in evaluation is the purpose (Monte-Carlo dropout, the prenet of Tacotron): say so by
-`training=True`.
+Where dropout in evaluation is the purpose (Monte-Carlo dropout, the prenet of Tacotron): say so by `training=True`, or
+in a comment or name.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.functional.dropout.html
 - Gal and Ghahramani, "Dropout as a Bayesian Approximation", 2016 (where it is wanted)
+- Shen et al., "Natural TTS Synthesis by Conditioning WaveNet on Mel Spectrogram Predictions", 2018 (likewise)
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
 from auditor.fix.edit import Edit, set_argument
 from auditor.rule import Category, Rule
-from auditor.static.source import Source
+from auditor.static.gating import Rate, is_meant, is_method, rate_in_eval, runs_in_eval
+from auditor.static.source import HIDDEN, Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -47,22 +54,55 @@ rule = Rule(
     triggers=("dropout",),
 )
 
-FUNCTIONAL = "torch.nn.functional."
-# Where `training` stands when it is passed by position.
-FUNCTIONS = {FUNCTIONAL + name: 2 for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")}
-FUNCTIONS[FUNCTIONAL + "feature_alpha_dropout"] = 2
+# All of them are called as (input, p, training, inplace).
+NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+FUNCTIONS = tuple("torch.nn.functional." + name for name in NAMES)
 
 
 @rule.static
 def training_left_out(source: Source) -> Iterator[Finding]:
-    """A call in a module's method that passes no `training`, by name or position."""
+    """A call that passes no `training`, by name or position, and that eval mode reaches with a rate above zero."""
     for call in source.calls_to(*FUNCTIONS):
-        (name,) = source.resolve(call.func)
-        if source.argument(call, "training", FUNCTIONS[name]) is None and source.method_of(call):
+        switches = (source.argument(call, "training", 2), source.argument(call, "train"))
+        if switches != (None, None) or not runs_in_eval(source, call) or is_meant(source, call):
+            continue
+        rate = source.argument(call, "p", 1)
+        if rate is not HIDDEN and (rate is None or rate_in_eval(source, rate)[0] is Rate.ALWAYS):
             yield rule.finding(call, "`training` defaults to `True` here, so this drops units even after `model.eval()`")
+
+
+@rule.dynamic
+def drops_in_eval(capture: Capture) -> Iterator[Finding]:
+    """A call of the eval run that passes no `training` and has a rate above zero."""
+    from auditor.dynamic.intent import is_meant_at
+
+    for node in capture.calls_to("eval", *FUNCTIONS):
+        rate = node.argument("p", 1, 0.5)
+        if node.argument("training", 2) is None and rate > 0 and not is_meant_at(node.location):
+            where = f"`{node.module}`" if node.module else "the model"
+            yield rule.finding(
+                node,
+                f"{where} drops {rate:.0%} of its units in eval mode, because `training` defaults to `True` here",
+                modules=[node.module],
+                rate=rate,
+            )
 
 
 @rule.fix("pass `training=self.training`", keeps=[parameters(), outputs(mode="train")], gains=[repeatable(mode="eval")])
 def follow_the_module(source: Source, finding: Finding) -> Edit | None:
-    call = source.node_at(finding.location, ast.Call)
-    return set_argument(call, "training", "self.training") if isinstance(call, ast.Call) else None
+    call = next(iter(_calls_at(source, finding)), None)
+    if call is None:
+        return None
+    method = source.method_of(call)
+    if method is None or not is_method(source, method[1]):
+        return None
+    return set_argument(call, "training", f"{method[1].args.args[0].arg}.training")
+
+
+def _calls_at(source: Source, finding: Finding) -> Iterator[ast.Call]:
+    """The call that a finding is about; a run only knows its line, on which other calls may start too."""
+    for call in source.calls_to(*FUNCTIONS):
+        row = call.lineno
+        same = finding.location.column == call.col_offset + 1 or not finding.location.end_row
+        if row == finding.location.row and same and source.argument(call, "training", 2) is None:
+            yield call
