@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,13 +19,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from auditor.dynamic.lines import is_user_file, user_location
 from auditor.dynamic.state import RandomState, seed_all
 from auditor.finding import Location
 
-TORCH = str(Path(torch.__file__).parent) + "/"
-INIT_FILE = str(Path(TORCH) / "nn" / "init.py")
-AUDITOR = str(Path(__file__).parent.parent) + "/"
-STANDARD_LIBRARY = str(Path(sysconfig.get_path("stdlib"))) + "/"
+INIT_FILE = str(Path(torch.nn.init.__file__))
 
 # What a fresh uninitialised tensor is filled with. The floats are quiet NaNs whose payload no computation produces
 # (a NaN that is computed has payload 0), so a model that legitimately holds NaN is never taken for an uninitialised
@@ -133,44 +129,6 @@ def _global_state(seed: int) -> Iterator[None]:
 
 
 # Lines ---------------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def is_user_file(filename: str) -> bool:
-    """Whether code of this file is the user's: neither torch's, nor ours, nor installed, nor made up (`<string>`)."""
-    if filename.startswith(("<", TORCH, AUDITOR)):
-        return False
-    installed = "site-packages" in filename or "dist-packages" in filename
-    return not installed and not filename.startswith(STANDARD_LIBRARY)
-
-
-@functools.lru_cache(maxsize=65536)
-def _instruction_location(code: types.CodeType, instruction: int) -> Location:
-    row, end_row, column, end_column = next(itertools.islice(code.co_positions(), instruction // 2, None))
-    if row is None:
-        return Location(code.co_filename)
-    return Location(code.co_filename, row, (column or 0) + 1, end_row or row, (end_column or column or 0) + 1)
-
-
-def frame_location(frame: types.FrameType) -> Location:
-    """The range of the expression that `frame` is evaluating: the call, when a callee is running."""
-    return _instruction_location(frame.f_code, frame.f_lasti)
-
-
-def user_location(frame: types.FrameType | None, path: str = "") -> Location | None:
-    """The innermost line of the user's code on the stack from `frame` outwards; `path` counts as the user's.
-
-    When all of it is installed code, the innermost line outside torch; None if there is none.
-    """
-    fallback: types.FrameType | None = None
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if filename == path or is_user_file(filename):
-            return frame_location(frame)
-        if fallback is None and "site-packages" in filename and not filename.startswith((TORCH, AUDITOR)):
-            fallback = frame
-        frame = frame.f_back
-    return frame_location(fallback) if fallback is not None else None
 
 
 def _constructor_caller(frame: types.FrameType | None, module: nn.Module) -> types.FrameType | None:

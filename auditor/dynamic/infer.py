@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from auditor.dynamic.build import is_user_file
+from auditor.dynamic.lines import is_user_file
 from auditor.dynamic.inputs import VOCABULARY, Group, InputError, Inputs, Item, Leaf, Spec, Value, from_tensors
 from auditor.dynamic.load import summary
 from auditor.dynamic.state import preserved, seed_all

@@ -40,3 +40,16 @@ def is_meant_at(location: Location) -> bool:
     source = source_at(location)
     statement = statement_at(source, location) if source is not None else None
     return source is not None and statement is not None and is_meant(source, statement)
+
+
+def names_around(location: Location) -> list[str]:
+    """The names of the functions and classes around this line, innermost first."""
+    source = source_at(location)
+    statement = statement_at(source, location) if source is not None else None
+    if source is None or statement is None:
+        return []
+    return [
+        above.name
+        for above in source.tree.ancestors(statement)
+        if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    ]

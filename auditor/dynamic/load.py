@@ -13,10 +13,10 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from auditor.dynamic.build import is_user_file
+from auditor.dynamic.lines import is_user_file
 from auditor.finding import Problem
 
 PROJECT_MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")
@@ -111,7 +111,9 @@ def _forget_user_modules() -> None:
     for name, module in list(sys.modules.items()):
         if name in _before_user:
             continue
-        places = [getattr(module, "__file__", None) or "", *map(str, getattr(module, "__path__", ()))]
+        folders = getattr(module, "__path__", ())  # torch.classes makes up any attribute that is asked for
+        places = [getattr(module, "__file__", None) or "", *(folders if isinstance(folders, Iterable) else ())]
+        places = [place for place in places if isinstance(place, str)]
         if any(place and is_user_file(place) for place in places):
             del sys.modules[name]
     for entry in _added_paths:

@@ -153,6 +153,9 @@ def _written_in(path: str) -> list[written.Rate]:
     """The rates written in a file, empty for one that cannot be read. Through linecache, which knows the text of a
     file that was loaded with its text replaced."""
     try:
-        return list(written.rates(Source(path, "".join(linecache.getlines(path)))))
+        source = Source(path, "".join(linecache.getlines(path)))
     except (SyntaxError, ValueError):
         return []
+    found = list(written.rates(source))
+    source.close()
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -38,6 +38,7 @@ class Measure:
     value: float | str
     meets: bool | None = None
     detail: str = ""
+    names: frozenset[str] = frozenset()
 
 
 class NotMeasurable(Exception):
@@ -47,9 +48,12 @@ class NotMeasurable(Exception):
 class Bench:
     """One side. Models come in their initial state, or with non-default weights that both sides share."""
 
-    def __init__(self, subject: Subject, weights: Callable[[nn.Module], None]) -> None:
+    def __init__(
+        self, subject: Subject, weights: Callable[[nn.Module], None], moved: Mapping[str, str] | None = None
+    ) -> None:
         self.subject = subject
         self.weights = weights
+        self.moved = moved or {}
         self._initial: Trial | None = None
         self._probe: Probe | None = None
 
@@ -88,8 +92,9 @@ def measure(claim: Claim, benches: tuple[Bench, Bench]) -> ClaimResult:
             return _result(claim, None, old, new, f"before the fix: {old}")
         old = Measure(old, False)
     if new.meets is None:
-        gained = _BETTER[claim.kind](old.value, new.value)
-        return _result(claim, gained, old, new, "" if gained else "nothing was gained")
+        lost = sorted(old.names - new.names)
+        gained = not lost and _BETTER[claim.kind](old.value, new.value)
+        return _result(claim, gained, old, new, "" if gained else f"lost: {lost[0]}" if lost else "nothing was gained")
     if not new.meets:
         return _result(claim, False, old, new, f"after the fix: {new.detail or new.value}")
     if old.meets and not claim.idempotent:
@@ -97,7 +102,7 @@ def measure(claim: Claim, benches: tuple[Bench, Bench]) -> ClaimResult:
     return _result(claim, True, old, new, new.detail)
 
 
-def benches(before: Subject, after: Subject, moved: dict[str, str]) -> tuple[Bench, Bench]:
+def benches(before: Subject, after: Subject, moved: Mapping[str, str]) -> tuple[Bench, Bench]:
     """Both sides; the varied weights of the second are those of the first, where names are the same."""
 
     def share(model: nn.Module) -> None:
@@ -107,7 +112,7 @@ def benches(before: Subject, after: Subject, moved: dict[str, str]) -> tuple[Ben
         perturb(source)
         transplant(source, model, moved)
 
-    return Bench(before, perturb), Bench(after, share)
+    return Bench(before, perturb, moved), Bench(after, share)
 
 
 def _attempt(claim: Claim, bench: Bench) -> Measure | str:
@@ -158,7 +163,8 @@ def _bit_equal(a: Any, b: Any) -> bool:
 
 
 def _registered(bench: Bench, claim: Claim) -> Measure:
-    return Measure(len(list(bench.initial().named_parameters(remove_duplicate=False))))
+    names = frozenset(name for name, _ in bench.initial().named_parameters(remove_duplicate=False))
+    return Measure(len(names), names=frozenset(bench.moved.get(name, name) for name in names))
 
 
 def _saved_memory(bench: Bench, claim: Claim) -> Measure:

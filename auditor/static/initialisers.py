@@ -110,7 +110,7 @@ def _constant(value: float) -> Distribution:
 
 
 def _filled(name: str, arguments: _Reader) -> Distribution:
-    """The distribution of an initialiser called `name` (`xavier_uniform_`, `fill_`); arguments count from the tensor."""
+    """The distribution of the initialiser `name` (`xavier_uniform_`, `fill_`); arguments count from the tensor."""
     number = arguments.number
     match name.rstrip("_"):
         case "zeros" | "zero":
@@ -185,6 +185,9 @@ class Write:
     distribution: Distribution
 
 
+_NO_WRITES = {"requires_grad_", "detach_", "share_memory_"}
+
+
 def write_of(source: Source, node: ast.AST) -> Write | None:
     """What `node`, a call or an assignment, fills; None if it fills nothing.
 
@@ -192,7 +195,11 @@ def write_of(source: Source, node: ast.AST) -> Write | None:
     """
     match node:
         case ast.Call(func=ast.Attribute(value=receiver, attr=attr)) if not source.resolve(node.func):
-            if attr.endswith("_") and not attr.startswith("_") and attr not in ("requires_grad_", "detach_", "share_memory_"):
+            if (
+                attr.endswith("_")
+                and not attr.startswith("_")
+                and attr not in ("requires_grad_", "detach_", "share_memory_")
+            ):
                 return _write(source, node, receiver, _filled(attr, _Reader(source, node, offset=1)))
         case ast.Call(func=function, args=[tensor, *_]):
             names = source.resolve(function)
@@ -229,7 +236,9 @@ def _write(source: Source, node: ast.Call | ast.stmt, tensor: ast.expr, made: Di
 def _stripped(tensor: ast.expr) -> tuple[ast.expr, bool]:
     """The tensor under `.data`, `.detach()` and indices, and whether there was an index."""
     match tensor:
-        case ast.Attribute(value=inner, attr="data") | ast.Call(func=ast.Attribute(value=inner, attr="detach"), args=[]):
+        case (
+            ast.Attribute(value=inner, attr="data") | ast.Call(func=ast.Attribute(value=inner, attr="detach"), args=[])
+        ):
             return _stripped(inner)
         case ast.Subscript(value=inner) if isinstance(_stripped(inner)[0], ast.Attribute) and _is_tensor_name(
             _stripped(inner)[0]
@@ -336,23 +345,32 @@ class Event:
         return None if None in truths or not self.certain else True
 
 
+Body = Sequence[ast.stmt]
+Environment = dict[str, Reach]
+
+
 @dataclass
 class _Run:
     """An abstract run of one class's construction."""
 
     source: Source
-    facts: ModuleClass
+    facts: ModuleClass | None
     events: list[Event] = field(default_factory=list)
     entered: set[Function] = field(default_factory=set)
+    paths: dict[str, str] = field(
+        default_factory=dict
+    )  # the variable that holds a name → the one that holds the object
     certain: bool = True
     depth: int = 0
 
-    def body(self, statements: Sequence[ast.stmt], env: dict[str, Reach]) -> None:
+    def body(self, statements: Body, env: Environment) -> None:
         for statement in statements:
             self.statement(statement, env)
 
-    def statement(self, statement: ast.stmt, env: dict[str, Reach]) -> None:
+    def statement(self, statement: ast.stmt, env: Environment) -> None:
         match statement:
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__")), body=body):
+                self.body(body, env)
             case ast.If(test=test, body=body, orelse=orelse):
                 self.branch(test, body, orelse, env)
             case ast.For(target=target, iter=iterable, body=body):
@@ -367,7 +385,7 @@ class _Run:
             case _:
                 self.simple(statement, env)
 
-    def simple(self, statement: ast.stmt, env: dict[str, Reach]) -> None:
+    def simple(self, statement: ast.stmt, env: Environment) -> None:
         self.expressions(statement, env)
         write = write_of(self.source, statement)
         if write is not None:
@@ -379,7 +397,7 @@ class _Run:
                 if reach is not None:
                     env[name] = reach
 
-    def expressions(self, node: ast.AST, env: dict[str, Reach]) -> None:
+    def expressions(self, node: ast.AST, env: Environment) -> None:
         """The calls in one statement, innermost first."""
         for call in reversed([inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]):
             write = write_of(self.source, call)
@@ -388,7 +406,7 @@ class _Run:
             else:
                 self.call(call, env)
 
-    def note(self, write: Write, env: dict[str, Reach]) -> None:
+    def note(self, write: Write, env: Environment) -> None:
         reach = self.reach(write.owner, env)
         if reach is None:
             return
@@ -398,7 +416,7 @@ class _Run:
 
     # Control flow
 
-    def branch(self, test: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt], env: dict[str, Reach]) -> None:
+    def branch(self, test: ast.expr, body: Body, orelse: Sequence[ast.stmt], env: Environment) -> None:
         narrowing = self.tests(test, env)
         if narrowing is None:
             self.unsure(body, env)
@@ -418,12 +436,12 @@ class _Run:
                     replace(item, negated=not item.negated) if len(narrowing) == 1 else Test("?")
                 )
 
-    def unsure(self, body: Sequence[ast.stmt], env: dict[str, Reach]) -> None:
+    def unsure(self, body: Body, env: Environment) -> None:
         before, self.certain = self.certain, False
         self.body(body, dict(env))
         self.certain = before
 
-    def tests(self, test: ast.expr, env: dict[str, Reach]) -> list[tuple[str, Test]] | None:
+    def tests(self, test: ast.expr, env: Environment) -> list[tuple[str, Test]] | None:
         """A condition as tests on variables, all of which must hold; None if it is about something else."""
         match test:
             case ast.BoolOp(op=ast.And(), values=values):
@@ -453,19 +471,25 @@ class _Run:
                 return self.comparison(left, op, right, env)
         return None
 
-    def comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr, env: dict[str, Reach]) -> list[tuple[str, Test]] | None:
+    def comparison(
+        self, left: ast.expr, op: ast.cmpop, right: ast.expr, env: Environment
+    ) -> list[tuple[str, Test]] | None:
         match left, op, right:
             case ast.Constant(value=str() as text), ast.In() | ast.NotIn(), text_of:
                 found = self.name_text(text_of, env)
                 return [(found[0], Test(found[1], frozenset([text]), isinstance(op, ast.NotIn)))] if found else None
-            case ast.Call(func=ast.Attribute(value=text_of, attr="find"), args=[ast.Constant(value=str() as text)]), _, _:
+            case ast.Call(
+                func=ast.Attribute(value=text_of, attr="find"), args=[ast.Constant(value=str() as text)]
+            ), _, _:
                 found = self.name_text(text_of, env)
                 minus_one = isinstance(right, ast.UnaryOp) and isinstance(op, ast.NotEq)
                 return [(found[0], Test(found[1], frozenset([text])))] if found and minus_one else None
             case text_of, ast.Eq(), ast.Constant(value=str() as text):
                 found = self.name_text(text_of, env)
                 return [(found[0], Test(found[1] + " is", frozenset([text])))] if found else None
-            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="dim"), args=[]), ast.Gt() | ast.GtE(), bound:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=name), attr="dim"), args=[]
+            ), ast.Gt() | ast.GtE(), bound:
                 least = {ast.Gt: 1, ast.GtE: 2}[type(op)]
                 if name in env and self.source.constant(bound) == least:
                     return [(name, Test("matrix"))]
@@ -473,12 +497,12 @@ class _Run:
                 return [(name, Test("type", frozenset([NN + "Module"])))] if name in env else None
         return None
 
-    def name_text(self, text: ast.expr, env: dict[str, Reach]) -> tuple[str, str] | None:
+    def name_text(self, text: ast.expr, env: Environment) -> tuple[str, str] | None:
         """The variable whose class name or parameter name `text` is, and which of them."""
         match text:
-            case ast.Name(id=name) if f"{name} of" in env:
-                (owner,) = [key for key, reach in env.items() if reach is env[f"{name} of"] and not key.endswith(" of")] or [""]
-                return (owner, "parameter name") if owner else None
+            case ast.Name(id=name) if name in self.paths and self.paths[name] in env:
+                owner = self.paths[name]
+                return owner, "parameter name" if env[owner].parameters else "?"
             case ast.Name():
                 from auditor.static.constants import binding
 
@@ -488,8 +512,6 @@ class _Run:
                 return (name, "class name") if name in env else None
             case ast.Attribute(value=ast.Call(func=ast.Name(id="type"), args=[ast.Name(id=name)]), attr="__name__"):
                 return (name, "class name") if name in env else None
-            case ast.Call(func=ast.Attribute(value=inner, attr="lower" | "upper")):
-                return None if inner else None
         return None
 
     def types(self, types: ast.expr) -> frozenset[str]:
@@ -509,7 +531,7 @@ class _Run:
 
     # Loops
 
-    def loop(self, target: ast.expr, iterable: ast.expr, body: Sequence[ast.stmt], env: dict[str, Reach]) -> None:
+    def loop(self, target: ast.expr, iterable: ast.expr, body: Body, env: Environment) -> None:
         inner = dict(env)
         reach = self.iterated(iterable, env)
         names = [item.id for item in ast.walk(target) if isinstance(item, ast.Name)]
@@ -518,10 +540,10 @@ class _Run:
         if reach is not None and names:
             inner[names[-1]] = reach
             if len(names) == 2:
-                inner[f"{names[0]} of"] = reach
+                self.paths[names[0]] = names[1]
         self.body(body, inner)
 
-    def iterated(self, iterable: ast.expr, env: dict[str, Reach]) -> Reach | None:
+    def iterated(self, iterable: ast.expr, env: Environment) -> Reach | None:
         match iterable:
             case ast.Call(func=ast.Name(id="enumerate" | "list" | "reversed" | "zip" | "tuple"), args=[first, *_]):
                 return self.iterated(first, env)
@@ -537,20 +559,20 @@ class _Run:
                 return _union(parts)
         return self.members(iterable, env)
 
-    def _all(self, inner: ast.expr, env: dict[str, Reach]) -> Reach | None:
+    def _all(self, inner: ast.expr, env: Environment) -> Reach | None:
         reach = self.reach(inner, env)
         if reach is None or reach.tests:
             return None
         return Reach(None, deep=True) if reach.itself else replace(reach, deep=True)
 
-    def members(self, container: ast.expr, env: dict[str, Reach]) -> Reach | None:
+    def members(self, container: ast.expr, env: Environment) -> Reach | None:
         """The layers directly inside a container, or inside `self`."""
         reach = self.reach(container, env)
         if reach is None or reach.tests:
             return None
         if reach.itself:
-            calls = [call for held in self.facts.attributes.values() for item in held for call in self.top(item.value)]
-            return Reach(frozenset(calls))
+            held = self.facts.attributes.values() if self.facts else ()
+            return Reach(frozenset(call for items in held for item in items for call in self.held(item.value)))
         return replace(reach, calls=frozenset(inner for call in reach.calls or () for inner in self.inside(call)))
 
     def top(self, value: ast.expr) -> list[ast.Call]:
@@ -572,24 +594,30 @@ class _Run:
 
     # Expressions
 
-    def reach(self, expression: ast.expr, env: dict[str, Reach]) -> Reach | None:
+    def reach(self, expression: ast.expr, env: Environment) -> Reach | None:
         """The layers that an expression stands for; None if not known."""
         match expression:
             case ast.Name(id=name):
                 return env.get(name)
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in env and env[name].itself:
-                calls = [call for item in self.facts.attributes.get(attr, []) for call in self.held(item.value)]
-                return Reach(frozenset(calls)) if calls else None
+                held = self.facts.attributes.get(attr, []) if self.facts else []
+                calls = frozenset(call for item in held for call in self.held(item.value))
+                return Reach(calls) if calls else None
             case ast.Subscript(value=inner, slice=index):
                 reach = self.reach(inner, env)
                 if reach is None or reach.calls is None:
                     return None
-                held = [item for call in reach.calls for item in self.inside(call)]
+                members = [item for call in reach.calls for item in self.inside(call)]
                 position = self.source.constant(index)
                 plain = all(isinstance(argument, ast.Call) for call in reach.calls for argument in call.args)
-                if isinstance(position, int) and plain and -len(held) <= position < len(held) and len(reach.calls) == 1:
-                    return Reach(frozenset([held[position]]))
-                return Reach(frozenset(held), tests=(Test("?"),)) if held else None
+                if (
+                    isinstance(position, int)
+                    and plain
+                    and len(reach.calls) == 1
+                    and -len(members) <= position < len(members)
+                ):
+                    return Reach(frozenset([members[position]]))
+                return Reach(frozenset(members), tests=(Test("?"),)) if members else None
             case ast.Call() if self.source.layer_kind(expression):
                 return Reach(frozenset([expression]))
         return None
@@ -609,7 +637,7 @@ class _Run:
             return self.held(value.args[0])  # init_(nn.Linear(…)), spectral_norm(nn.Conv2d(…))
         return self.top(value)
 
-    def call(self, call: ast.Call, env: dict[str, Reach]) -> None:
+    def call(self, call: ast.Call, env: Environment) -> None:
         """A call that may initialise something inside: `apply`, a method of the class, a function of the file."""
         function = call.func
         match function:
@@ -619,12 +647,12 @@ class _Run:
                     self.applied(call.args[0], reach, env)
                 return
             case ast.Attribute(value=ast.Name(id=name), attr="post_init") if name in env and env[name].itself:
-                method = self.facts.method("_init_weights")
+                method = self.method("_init_weights")
                 if method is not None:
                     self.enter(method, [Reach(None, itself=True), Reach(None, deep=True)])
                 return
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in env and env[name].itself:
-                method = self.facts.method(attr)
+                method = self.method(attr)
                 if method is not None and attr != "forward":
                     self.enter(method, [Reach(None, itself=True), *self.arguments(call, env)], call)
                 return
@@ -639,7 +667,10 @@ class _Run:
         if definition is not None:
             self.enter(definition, self.arguments(call, env), call)
 
-    def arguments(self, call: ast.Call, env: dict[str, Reach]) -> list[Reach | None]:
+    def method(self, name: str) -> Function | None:
+        return self.facts.method(name) if self.facts else None
+
+    def arguments(self, call: ast.Call, env: Environment) -> list[Reach | None]:
         return [self.reach(argument, env) for argument in call.args]
 
     def function(self, function: ast.expr) -> Function | None:
@@ -654,15 +685,17 @@ class _Run:
             ]
         return found[0] if len(found) == 1 and isinstance(found[0], ast.FunctionDef) else None
 
-    def applied(self, argument: ast.expr, reach: Reach, env: dict[str, Reach]) -> None:
+    def applied(self, argument: ast.expr, reach: Reach, env: Environment) -> None:
         """`x.apply(argument)`."""
         match argument:
             case ast.Lambda(args=ast.arguments(args=[parameter]), body=body):
                 self.expressions(body, {**env, parameter.arg: reach})
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in env and env[name].itself:
-                method = self.facts.method(attr)
+                method = self.method(attr)
                 if method is not None:
-                    static = any(isinstance(item, ast.Name) and item.id == "staticmethod" for item in method.decorator_list)
+                    static = any(
+                        isinstance(item, ast.Name) and item.id == "staticmethod" for item in method.decorator_list
+                    )
                     self.enter(method, [reach] if static else [Reach(None, itself=True), reach])
             case ast.Call(func=function, args=[inner, *_]) if self.source.is_any(function, "functools.partial"):
                 self.applied(inner, reach, env)
@@ -673,7 +706,7 @@ class _Run:
 
     def enter(self, function: Function, values: Sequence[Reach | None], call: ast.Call | None = None) -> None:
         """The body of a function of the file, with what its first parameters stand for."""
-        if self.depth >= DEPTH or any(isinstance(above, ast.ClassDef) and False for above in ()):
+        if self.depth >= DEPTH:
             return
         self.entered.add(function)
         parameters = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
@@ -688,3 +721,109 @@ def _union(parts: Sequence[Reach | None]) -> Reach | None:
     if not known or len(known) != len(parts):
         return None
     return Reach(frozenset().union(*[part.calls or frozenset() for part in known]))
+
+
+# One class ------------------------------------------------------------------------------------------------------------
+
+
+class Initialisers:
+    """How the weight layers that one module class constructs start, as far as this file says."""
+
+    def __init__(self, source: Source, facts: ModuleClass) -> None:
+        self.source = source
+        self.facts = facts
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """Every write that may reach a layer of the class, in order: by its own constructor, by methods that nothing
+        here calls (never certain), by the classes that hold it, by functions that build one of these."""
+        found = events(self.source, self.facts)
+        for owner in _owners(self.source, self.facts):
+            found += [event for event in events(self.source, owner) if event.reach.deep]
+        return found + _outside(self.source)
+
+    @cached_property
+    def _constructions(self) -> frozenset[ast.Call]:
+        """The calls of the file that construct the class, or one that holds it."""
+        names = {self.facts.name, *[owner.name for owner in _owners(self.source, self.facts)]}
+        return frozenset(call for call in self.source.calls_named(*names) if self.source.layer_kind(call) in names)
+
+    def start(self, layer: ast.Call, tensor: str = "weight") -> tuple[Distribution, Write | None]:
+        """What `tensor` of the layer constructed by `layer` holds at the start, and the write that put it there."""
+        start: tuple[Distribution, Write | None] = (UNKNOWN if self.facts.has_unknown_base else DEFAULT, None)
+        kind = self.source.layer_kind(layer)
+        below = self._constructions | {call for call in self.source.tree.ancestors(layer) if isinstance(call, ast.Call)}
+        for event in self.events:
+            hit = event.hits(layer, kind, tensor, below)
+            if hit:
+                start = event.write.distribution, event.write
+            elif hit is None:
+                start = UNKNOWN, None
+        return start
+
+
+def events(source: Source, facts: ModuleClass) -> list[Event]:
+    """The writes that constructing an object of the class makes, in order."""
+    run = _Run(source, facts)
+    constructor = facts.method("__init__")
+    itself = Reach(None, itself=True)
+    if constructor is not None:
+        run.enter(constructor, [itself])
+    run.certain = False
+    for holder in (facts, *facts.ancestors):
+        for name, method in holder.methods.items():
+            if method not in run.entered and facts.method(name) is method and name != "forward":
+                run.enter(method, [itself, *[Reach(None, deep=True) for _ in method.args.args[1:2]]])
+    return run.events
+
+
+def _owners(source: Source, facts: ModuleClass) -> list[ModuleClass]:
+    """The module classes of the file that hold one of these, directly or not."""
+    found: list[ModuleClass] = []
+    names = {facts.name}
+    grown = True
+    while grown:
+        grown = False
+        for other in source.module_classes:
+            if other is facts or other in found:
+                continue
+            held = {
+                kind for items in other.attributes.values() for item in items for kind in _kinds(source, item.value)
+            }
+            if held & names:
+                found.append(other)
+                names.add(other.name)
+                grown = True
+    return found
+
+
+def _kinds(source: Source, value: ast.expr) -> Iterator[str]:
+    for call in ast.walk(value):
+        if isinstance(call, ast.Call):
+            yield source.layer_kind(call)
+
+
+def _outside(source: Source) -> list[Event]:
+    """The writes of functions and module-level code that build a model: `net = Net(); net.apply(init)`."""
+    classes = {facts.name for facts in source.module_classes}
+    run = _Run(source, None)
+    scopes = {}
+    for call in source.calls_named(*classes):
+        if source.layer_kind(call) in classes and source.method_of(call) is None:
+            scope = source.function_of(call) or source.tree.root
+            scopes[scope] = scope.body
+    for body in scopes.values():
+        run.body(body, {})
+    return run.events
+
+
+# Spelling -------------------------------------------------------------------------------------------------------------
+
+
+def spelled(source: Source, name: str) -> str:
+    """How this file's imports spell a dotted name (`torch.nn.init.zeros_` → `nn.init.zeros_`); "" if they cannot."""
+    for alias, meanings in sorted(source.names.aliases.items(), key=lambda item: (-len(min(item[1])), item[0])):
+        (meaning, *more) = meanings
+        if not more and (name == meaning or name.startswith(meaning + ".")):
+            return alias + name.removeprefix(meaning)
+    return ""

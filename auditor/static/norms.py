@@ -265,8 +265,6 @@ class Arithmetic:
                 return Value(None, value.dtype if value else "unknown")
             case ast.Attribute() if self.source.is_any(node, *_FULL):
                 return Value(None, "float32")
-            case ast.Attribute(value=ast.Name() | ast.Attribute()) if env is _CONSTRUCTOR:
-                return None
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self._binary(ast.Mult(), Value(Product(number=-1.0)), self._value(operand, env))
             case ast.BinOp(left=left, op=op, right=right):
@@ -299,18 +297,16 @@ class Arithmetic:
         if attr in self.parameters:
             return Value(of(Atom("parameter", attr)))
         assigned = self.owner.attributes.get(attr, [])
-        values = [item.value for item in assigned] or [self.owner.constants[attr]] if (
-            assigned or attr in self.owner.constants
-        ) else []
-        if len(values) != 1 or (assigned and assigned[0].conditional):
+        if len(assigned) > 1 or (assigned and assigned[0].conditional):
             return None
-        product = self._constructor_value(values[0])
+        value = assigned[0].value if assigned else self.owner.constants.get(attr)
+        product = self._constructor_value(value) if value is not None else None
         if product is None:
             return None
-        if product in self._widths or any(width in self._widths for width in _scalars(product)):
-            return Value(_with_sizes(product, self._widths))
-        self.codes[product] = ast.unparse(node)
-        return Value(product)
+        sized = _with_sizes(product, self._widths)
+        if sized == product:
+            self.codes[product] = ast.unparse(node)
+        return Value(sized)
 
     def _constructor_value(self, node: ast.expr) -> Product | None:
         """A number of the constructor: its arguments by name (`hidden_size`, `config.eps`), and arithmetic on them."""
@@ -433,7 +429,6 @@ class Arithmetic:
         return Value(product, value.dtype) if product else None
 
 
-_CONSTRUCTOR: Environment = {}
 _BINARY: dict[str, ast.operator] = {
     "mul": ast.Mult(), "multiply": ast.Mult(), "div": ast.Div(), "divide": ast.Div(), "true_divide": ast.Div(),
     "add": ast.Add(), "sub": ast.Sub(), "subtract": ast.Sub(),
@@ -513,10 +508,6 @@ def _with_optional(before: Product, after: Product, condition: str) -> Product:
     if atom.kind != "parameter" or exponent != 1:
         raise Unknown
     return multiply(before, of(Atom("optional", condition, frozenset([of(atom)]))))
-
-
-def _scalars(product: Product) -> list[Product]:
-    return [of(atom) for atom, _ in product.factors if atom.kind == "scalar"]
 
 
 def _with_sizes(product: Product, widths: set[Product]) -> Product:
@@ -601,7 +592,7 @@ def hand_written_norm(source: Source, owner: ModuleClass) -> HandWrittenNorm | N
     if found is None or (bias and found.function == "rms_norm"):
         return None
     parameter, weight = _weight_code(found.weight)
-    epsilon = arithmetic.codes.get(found.epsilon)
+    epsilon = arithmetic.codes.get(found.epsilon) or (repr(found.epsilon.number) if found.epsilon.is_number else None)
     if weight is None or epsilon is None:
         return None
     tensor = [argument.arg for argument in (*forward.args.posonlyargs, *forward.args.args)][1]
