@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from auditor.settings import Settings
 
 FORMATS = ("text", "json")
+PATIENCE = 1.0  # seconds before a progress bar is worth showing
+BAR = 24
 
 
 def main() -> None:
@@ -39,19 +44,31 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 shared = _options(
-    click.option("--select", multiple=True, callback=_list, metavar="RULES", help="Only these rules (codes, beginnings of codes, names, ALL)."),
+    click.option(
+        "--select",
+        multiple=True,
+        callback=_list,
+        metavar="RULES",
+        help="Only these rules (codes, beginnings of codes, names, ALL).",
+    ),
     click.option("--extend-select", multiple=True, callback=_list, metavar="RULES", help="These rules as well."),
     click.option("--ignore", multiple=True, callback=_list, metavar="RULES", help="Not these rules."),
     click.option("--fix", is_flag=True, help="Write the fixes that are safe."),
-    click.option("--unsafe-fixes", is_flag=True, help="With --fix or --diff: also fixes that change what the model computes."),
+    click.option("--unsafe-fixes", is_flag=True, help="Also make fixes that change what the model computes."),
     click.option("--diff", is_flag=True, help="Show the fixes as a diff, write nothing."),
     click.option("--output-format", type=click.Choice(FORMATS), default="text", help="How to print the findings."),
-    click.option("--fail-on", type=click.Choice(("error", "warning", "info")), help="The severity from which findings fail the run (default: warning)."),
+    click.option(
+        "--fail-on",
+        type=click.Choice(("error", "warning", "info")),
+        help="The severity from which findings fail the run (default: warning).",
+    ),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 even if there are findings."),
     click.option("--statistics", is_flag=True, help="Count findings per rule instead of showing them."),
-    click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."),
+    click.option(
+        "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."
+    ),
     click.option("--isolated", is_flag=True, help="Ignore all settings files."),
-)  # fmt: skip
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -79,7 +96,9 @@ def check(paths: tuple[str, ...], stdin_filename: str | None, jobs: int | None, 
                 click.get_binary_stream("stdout").write(fixed)
             _finish(report, settings, options, to_stderr=options["fix"])
         else:
-            report = pipeline.check_paths(paths or (".",), settings, mode)
+            progress = _Progress()
+            report = pipeline.check_paths(paths or (".",), settings, mode, progress)
+            progress.clear()
             _finish(report, settings, options)
 
 
@@ -126,13 +145,15 @@ def audit(
 
     TARGET: file.py, file.py::Name or package.module:Name, where Name is an nn.Module class, a function that returns a
     model, or a model.
-    """  # fmt: skip
+    """
     from auditor import pipeline
 
     running = {name: options.pop(name) for name in ("device", "dtype", "seed", "timeout", "memory")}
     settings = _settings(options, start=_start(tuple(target.partition("::")[0] for target in targets)), **running)
     with _complaining():
-        report = pipeline.audit_targets(targets, settings, _mode(options), inputs, progress=_progress())
+        progress = _Progress()
+        report = pipeline.audit_targets(targets, settings, _mode(options), inputs, progress)
+        progress.clear()
         if certificate_file is not None:
             import json
 
@@ -233,15 +254,27 @@ def _mode(options: dict[str, Any]) -> Any:
     )
 
 
-def _progress() -> Callable[[str], None] | None:
-    """A line on standard error that says what is being done, where a person is watching."""
-    if not sys.stderr.isatty():
-        return None
+class _Progress:
+    """A bar on standard error that says what is being done; only where a person is watching and waiting."""
 
-    def show(message: str) -> None:
-        click.echo(f"\r\x1b[K{message}", err=True, nl=False)
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.shown = False
 
-    return show
+    def __call__(self, message: str) -> None:
+        """Show `message`; one that ends in `(3 of 7)` moves the bar."""
+        if not sys.stderr.isatty() or time.monotonic() - self.started < PATIENCE:
+            return
+        counted = re.search(r"\((\d+) of (\d+)\)$", message)
+        share = int(counted[1]) / int(counted[2]) if counted else 0.0
+        bar = "#" * round(BAR * share) + "-" * (BAR - round(BAR * share))
+        width = shutil.get_terminal_size().columns - 1
+        click.echo("\r\x1b[K" + f"[{bar}] {message}"[:width], err=True, nl=False)
+        self.shown = True
+
+    def clear(self) -> None:
+        if self.shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
 
 
 class _complaining:

@@ -124,7 +124,7 @@ class Problem:
     row: int = 0
 
 
-# Findings travel between the child process and its parent as JSON ------------------------------------------------------
+# Findings travel between the child process and its parent as JSON ---------------------------------------------------
 
 
 def to_json(item: Finding | Problem) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def _load_file(module: str, path: Path) -> Rule:
     loaded = sys.modules.get(module)
     if loaded is None:
         spec = importlib.util.spec_from_file_location(module, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         loaded = importlib.util.module_from_spec(spec)
         sys.modules[module] = loaded
         try:

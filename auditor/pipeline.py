@@ -43,12 +43,17 @@ class FixMode:
 NO_FIXES = FixMode()
 
 
-def check_paths(paths: str | Sequence[str], settings: Settings | None = None, mode: FixMode = NO_FIXES) -> Report:
+def check_paths(
+    paths: str | Sequence[str],
+    settings: Settings | None = None,
+    mode: FixMode = NO_FIXES,
+    progress: Progress | None = None,
+) -> Report:
     """Check files and folders without running anything: the Python API is `auditor.check`."""
     settings = settings or Settings()
     found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], settings)
     report = Report(problems=problems, files=len(found))
-    for result in check.check_files(found, settings):
+    for result in check.check_files(found, settings, progress):
         if result.findings:
             content = files.read(result.path)
             _mend(result, content, files.decode(content), [], report, settings, mode)

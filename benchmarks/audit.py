@@ -91,8 +91,8 @@ def measure(name: str, side: str, runs: int) -> dict[str, float]:
     """Median seconds and peak MB above torch and the built model's own code, of a training step or of an audit."""
     torch.manual_seed(0)
     import auditor
-    from auditor.static.check import chosen_rules
     from auditor.settings import Settings
+    from auditor.static.check import chosen_rules
 
     make, inputs = MODELS[name]
     chosen_rules(Settings())

@@ -99,7 +99,9 @@ def main() -> None:
         sample = sorted(texts)[:: max(1, len(texts) // 40)]
         ours = cpu_of(lambda: check.check_files(sample, settings))
         theirs = cpu_of_command([os.path.join(os.path.dirname(sys.executable), "torchfix"), *sample], runs=1)
-        print(f"TorchFix on {len(sample)} of the files        {theirs:7.2f} s   {theirs / ours:5.0f} × ours (goal: ≥ 50)")
+        print(
+            f"TorchFix on {len(sample)} of the files        {theirs:7.2f} s   {theirs / ours:5.0f} × ours (goal: ≥ 50)"
+        )
 
 
 if __name__ == "__main__":

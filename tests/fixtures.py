@@ -10,7 +10,6 @@ from pathlib import Path
 
 from auditor.loader import load_rules
 from auditor.rule import Rule
-from auditor.static.files import display
 
 ROOT = Path(__file__).parent.parent
 RULES = load_rules()
@@ -31,11 +30,6 @@ class Fixture:
     @cached_property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
-
-    @property
-    def shown(self) -> str:
-        """The path as findings of a run carry it."""
-        return display(str(self.path))
 
     @property
     def fixed(self) -> Path | None:

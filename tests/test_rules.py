@@ -73,7 +73,7 @@ def mend(fixture: Fixture, text: str) -> str:
     """The text after all fixes of the fixture's rule, static and dynamic findings alike."""
     seen = run(fixture.path, text) if fixture.rule.dynamic_check else []
     seen = [finding for finding in seen if finding.code == fixture.rule.code]
-    return fix_text(fixture.shown, text, [fixture.rule], unsafe=True, seen=seen).text
+    return fix_text(str(fixture.path), text, [fixture.rule], unsafe=True, seen=seen).text
 
 
 @pytest.mark.parametrize("fixture", MENDED, **IDS)
@@ -83,7 +83,7 @@ def test_fix_is_exact_and_final(fixture: Fixture) -> None:
     fixed = mend(fixture, fixture.text)
     assert fixed == fixture.fixed.read_text(encoding="utf-8")
     ast.parse(fixed)
-    left = check_text(fixture.shown, fixed, [fixture.rule]).findings
+    left = check_text(str(fixture.path), fixed, [fixture.rule]).findings
     assert not [finding for finding in left if finding.code == fixture.rule.code and finding.fix]
     assert mend(fixture, fixed) == fixed
 

@@ -34,6 +34,7 @@ from auditor.dynamic.state import preserved, seed_all
 
 TRIES = 40
 SECONDS = 60.0
+ELEMENTS = 1 << 22  # no guess is larger: a wrong axis must not exhaust memory
 BATCH = 4
 LENGTH = 16  # tokens, frames or samples of a sequence
 IMAGE_SIZES = (32, 64, 224, 28, 128, 96, 256, 299)
@@ -125,6 +126,11 @@ class Guess:
         return self.with_(name, replace(self.leaves[name], shape=tuple(shape)))
 
     @property
+    def elements(self) -> int:
+        """The number of elements of the largest tensor."""
+        return max((math.prod(leaf.shape) for leaf in self.leaves.values()), default=0)
+
+    @property
     def key(self) -> str:
         return ";".join(f"{name}={item}" for name, item in self.items.items())
 
@@ -184,8 +190,9 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess]) 
             tries += TRIES // 8  # an accidental success by broadcasting: look a little further
             continue
         complaint = complaint or f"{summary(run.error)} (called with {inputs.description})"
-        repaired = [g for g in repairs(guess, run.error, facts) if g.key not in seen]
+        repaired = [g for g in repairs(guess, run.error, facts) if g.key not in seen and g.elements <= ELEMENTS]
         queue.extendleft(reversed(repaired[:6]))
+        queue.extend(g for g in by_numbers(guess, str(run.error)) if g.elements <= ELEMENTS)
     if accepted is not None:
         return accepted
     raise InputError(f"no inputs were found that it runs with; the first try: {complaint}")
@@ -772,8 +779,6 @@ def repairs(guess: Guess, error: BaseException, facts: Facts) -> Iterator[Guess]
         if match:
             yield from repair(guess, match, facts)
     yield from _missing(guess, message, facts)
-    if isinstance(error, (AssertionError, ValueError, RuntimeError)):
-        yield from _by_numbers(guess, message)
 
 
 def _ints(match: re.Match[str]) -> list[int]:
@@ -892,7 +897,7 @@ def _unequal(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess
                     size = shape[-1] * math.sqrt(want / have)
                     if size == int(size) and 8 <= size <= 1024:
                         yield guess.reshaped(name, (*shape[:2], int(size), int(size)))
-            for axis in range(1, len(shape)):
+            for axis in _free_axes(leaf):
                 if shape[axis] == ours:
                     yield guess.reshaped(name, _with(shape, axis, other))
                 elif abs(ours - shape[axis]) <= 2 and other - (ours - shape[axis]) > 0:  # a class token was added
@@ -923,6 +928,8 @@ def ranked(guess: Guess, rank: int, facts: Facts) -> Iterator[Guess]:
     convolutions = {2: nn.Conv1d, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
     cls = convolutions.get(rank, nn.Conv2d)
     channels = next((m.in_channels for m in facts.model.modules() if isinstance(m, cls)), 3)
+    if rank == 4 and not isinstance(facts.first, cls):
+        channels = 3  # patches are cut before the first weights, as in a vision transformer
     length = facts.lengths[0]
     for name, leaf in guess.leaves.items():
         shape = leaf.shape
@@ -1067,16 +1074,19 @@ def _missing(guess: Guess, message: str, facts: Facts) -> Iterator[Guess]:
                     yield guess.with_(name, choice)
 
 
-def _by_numbers(guess: Guess, message: str) -> Iterator[Guess]:
+def by_numbers(guess: Guess, message: str) -> Iterator[Guess]:
     """Last resort: a number of the message that we chose is replaced by another number of the message."""
     numbers = list(dict.fromkeys(int(n) for n in re.findall(r"(?<![\w.])\d{1,5}(?![\w.])", message)))
-    for old, new in itertools.permutations(numbers[:6], 2):
-        if new == 0 or old == new:
-            continue
+    for old, new in itertools.islice(itertools.permutations(numbers[:4], 2), 8):
         for name, leaf in guess.leaves.items():
-            shape = tuple(new if i and size == old else size for i, size in enumerate(leaf.shape))
-            if shape != leaf.shape and math.prod(shape) < 1 << 24:
+            shape = tuple(new if axis in _free_axes(leaf) and size == old else size for axis, size in enumerate(leaf.shape))
+            if new and shape != leaf.shape:
                 yield guess.reshaped(name, shape)
+
+
+def _free_axes(leaf: Leaf) -> range:
+    """Axes whose size may be tried out: not the samples, nor channels and sides of pictures."""
+    return range(1, len(leaf.shape) if len(leaf.shape) < 4 else 0)
 
 
 REPAIRS: tuple[tuple[str, Repair], ...] = (

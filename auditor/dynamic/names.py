@@ -43,6 +43,9 @@ def function_name(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", "")
     if name in ("__get__", "__set__"):
         return f"torch.Tensor.{getattr(function.__self__, '__name__', '?')}"  # type: ignore[attr-defined]
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+        return f"{class_name(owner)}.{name}"
     public = _public_functions().get(function)
     if public is not None:
         return public
@@ -60,10 +63,10 @@ def class_name(cls: type) -> str:
 
 
 @functools.cache
-def _class_name(cls: Any) -> str:
+def _class_name(cls: type) -> str:
     if cls.__module__.startswith("torch."):
         for namespace in CLASS_NAMESPACES:
-            if getattr(importlib.import_module(namespace), cls.__name__, None) is cls:
+            if vars(importlib.import_module(namespace)).get(cls.__name__) is cls:
                 return f"{namespace}.{cls.__name__}"
     return f"{cls.__module__}.{cls.__qualname__}"
 

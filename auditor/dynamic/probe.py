@@ -350,7 +350,7 @@ def _along_fixed_direction(tensor: torch.Tensor, generator: torch.Generator) -> 
     values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     direction = torch.randn(values.shape, generator=generator).to(values.device, values.dtype)
     projected: torch.Tensor = (values.masked_fill(values == -math.inf, 0.0) * direction).sum()
-    return projected / direction.norm().clamp_min(1e-12)
+    return projected / max(float(direction.norm()), 1e-12)
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:

@@ -140,22 +140,22 @@ def chosen_at(capture: Capture, rate: LiveRate) -> Location:
         candidates.append(modules[path].location)
         path = modules[path].parent
     for place in candidates:
-        if any(_starts_at(call, place) and call.value == rate.value for call in _written_in(place.path)):
+        if any(call.value == rate.value for _, call in written_at(place)):
             return place
     return rate.location
 
 
-def _starts_at(rate: written.Rate, place: Location) -> bool:
-    return rate.call.lineno <= place.row <= (rate.call.end_lineno or rate.call.lineno)
+def written_at(place: Location) -> Iterator[tuple[Source, written.Rate]]:
+    """The rates that the source hands over in calls on this line; none for a file that cannot be read."""
+    source = _source(place.path)
+    for rate in written.rates(source) if source is not None else ():
+        if rate.call.lineno <= place.row <= (rate.call.end_lineno or rate.call.lineno):
+            yield source, rate
 
 
-def _written_in(path: str) -> list[written.Rate]:
-    """The rates written in a file, empty for one that cannot be read. Through linecache, which knows the text of a
-    file that was loaded with its text replaced."""
+def _source(path: str) -> Source | None:
+    # linecache knows the text of a file that was loaded with its text replaced.
     try:
-        source = Source(path, "".join(linecache.getlines(path)))
+        return Source(path, "".join(linecache.getlines(path)))
     except (SyntaxError, ValueError):
-        return []
-    found = list(written.rates(source))
-    source.close()
-    return found
+        return None

@@ -290,9 +290,8 @@ class Recorder(TorchFunctionMode):
     def __enter__(self) -> Recorder:
         self._undo = contextlib.ExitStack()
         self._undo.enter_context(_patched_apply(self._custom_function))
-        for module in self.watch.model.modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                self._undo.enter_context(_hooked(module, self._leave_scripted))
+        scripted = nn_module.register_module_forward_hook(self._leave_scripted, with_kwargs=True)
+        self._undo.callback(scripted.remove)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -340,7 +339,7 @@ class Recorder(TorchFunctionMode):
 
     def _leave_scripted(self, module: torch.nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         path = self.watch.path_of(module)
-        if path is None:
+        if path is None or not isinstance(module, torch.jit.ScriptModule):
             return
         self.opaque.setdefault(f"{path or 'the model'} is scripted: its inside was not seen")
         node = self.graph.call_module(path, self._map(tuple(args)), self._map(dict(kwargs)))
@@ -508,15 +507,6 @@ def _patched_apply(record: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         function.apply = original  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _hooked(module: torch.nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def record(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Recording:

@@ -53,15 +53,16 @@ def audit_file(
 ) -> Audit:
     """Audit every model that `spec` (`file.py`, `file.py::Name`, `package.module:Name`) offers, in this process.
 
-    `text` stands in for the file's text (or, by path, for the texts of several). What cannot be built, fed or run is a problem of the result.
+    `text` stands in for the file's text (or, by path, for the texts of several). What cannot be built, fed or run is a
+    problem of the result.
     """
     from auditor.dynamic.target import find_targets
 
     progress(f"importing {spec}")
     targets, problems = find_targets(spec, settings.targets, text=text)
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
-    for target in targets:
-        progress(f"auditing {target.name}")
+    for number, target in enumerate(targets, 1):
+        progress(f"auditing {target.name} ({number} of {len(targets)})")
         _audit_target(target, rules, settings, inputs, found)
     found.findings = drop_symptoms(merge(found.findings), rules)
     return found

@@ -18,7 +18,7 @@ from auditor.finding import Location, Problem
 if TYPE_CHECKING:
     from torch import nn
 
-    from auditor.dynamic.arguments import Argument, Call, Scope
+    from auditor.dynamic.arguments import Call, Scope
     from auditor.dynamic.build import BuildLog
     from auditor.dynamic.inputs import Inputs
 
@@ -355,10 +355,13 @@ class _Finder:
 
     def _try(self, factory: Callable[[], Any]) -> nn.Module | BaseException:
         from auditor.dynamic.build import construct
+        from auditor.dynamic.worker import out_of_memory
 
         try:
             return construct(factory)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if out_of_memory(error):
+                raise MemoryError(str(error)) from error  # no fault of the arguments: other ones are not tried
             return error
 
     def _keep(

@@ -36,6 +36,7 @@ TICK = 0.05
 SPOOL_LIMIT = 16 << 20
 SHOWN = 20_000  # characters of the child's output that are kept
 GIGABYTE = 1 << 30
+MORE_MEMORY = "raise it with `--memory` if the model really is that large"
 DUMP_SIGNAL = getattr(signal, "SIGUSR1", None)
 
 Progress = Callable[[str], None]
@@ -100,6 +101,8 @@ class Worker:
 
         Afterwards `output` is the end of what the child printed meanwhile.
         """
+        if op not in self.operations:
+            raise ValueError(f"no such operation: {op!r}")
         function = self.operations[op]
         if self._child is None or not self._child.alive:
             self.close()
@@ -182,9 +185,6 @@ class Worker:
         return failure["message"]
 
 
-MORE_MEMORY = "raise it with `--memory` if the model really is that large"
-
-
 class _Child:
     """One child process, its pipes and its spool file."""
 
@@ -202,16 +202,19 @@ class _Child:
             env=_environment(),
             start_new_session=True,
         )
+        self.family: list[Any] = []
+        self.looks = 0
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # a line that is not ours, printed while Python started
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    self.messages.put(message)
+        with self.process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line that is not ours, printed while Python started
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        self.messages.put(message)
 
     @property
     def alive(self) -> bool:
@@ -242,8 +245,11 @@ class _Child:
         psutil = _psutil()
         if psutil is None:
             return 0
+        if self.looks % 8 == 0:  # listing all processes of the system takes long
+            self.family = _tree(self.process.pid)
+        self.looks += 1
         total = 0
-        for process in _tree(self.process.pid):
+        for process in self.family:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         return total
@@ -289,10 +295,9 @@ class _Child:
         with contextlib.suppress(OSError):
             self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin,):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
         self.spool.close()
         with contextlib.suppress(OSError):
             os.unlink(self.spool_name)
@@ -384,15 +389,20 @@ def _answer(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         result = getattr(importlib.import_module(module), name)(request["payload"], progress)
         json.dumps(result)
         return {"result": result}
-    except MemoryError:
-        return {"failure": {"kind": "memory", "message": "memory ran out"}}
     except SystemExit as error:
         message = f"the code called `sys.exit({error.code!r})`; remove it from what an import, constructor or forward runs"
         return {"failure": {"kind": "exit", "message": message}}
     except BaseException as error:
+        if out_of_memory(error):
+            return {"failure": {"kind": "memory", "message": "memory ran out"}}
         traceback.print_exc()
         message = f"auditor failed: {type(error).__name__}: {error}; please report this with the output of `--verbose`"
         return {"failure": {"kind": "crash", "message": message}}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, in Python or in torch's CPU allocator."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:

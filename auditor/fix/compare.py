@@ -22,7 +22,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # In float64 two ways to compute one function agree to about 1e-14; a wrong formula is off by 1e-6 or more.
 DOUBLE = 1e-10
 OFFSET = 20.0
-REPEATS = 64
+REPEATS = 256
+LARGE, REPEATS_OF_LARGE = 10_000_000, 64  # parameters beyond which fewer runs must do
 # |t| beyond this has a probability below 1e-6 at 31 degrees of freedom or more.
 T_LIMIT = 6.07
 HALF = ("float16", "bfloat16")
@@ -142,15 +143,17 @@ class Comparison:
                 "mode": mode, "seed": seed, "gradients": gradients, "layers": layers, "random": random,
             }  # fmt: skip
             try:
+                model = stage.old.fresh()
                 with _Precision(stage):
-                    old = run(stage.old.fresh(), _copies(arguments), **options)
+                    old = run(model, _copies(arguments), **options)
             except Exception as error:  # whatever user code raises
                 first_reason = first_reason or reason_of(error)
                 skipped.append(row)
                 continue
             try:
+                model = stage.new.fresh()
                 with _Precision(stage):
-                    pairs.append(Pair(row, old, run(stage.new.fresh(), _copies(arguments), **options)))
+                    pairs.append(Pair(row, old, run(model, _copies(arguments), **options)))
             except Exception as error:  # whatever user code raises
                 pairs.append(Pair(row, old, None, reason_of(error)))
         if not pairs:
@@ -504,15 +507,18 @@ def _ranking(comparison: Comparison, claim: Claim) -> ClaimResult:
 
 
 def _distribution(comparison: Comparison, claim: Claim) -> ClaimResult:
-    """Two-sample tests on projections, size and share of zeros of the outputs over 64 seeds on each side."""
+    """Two-sample tests on projections, size and share of zeros of the outputs over many seeds on each side."""
     stage = comparison.stage(comparison.before.dtype)
     arguments = comparison.before.arguments()
+    large = sum(parameter.numel() for parameter in stage.old.model.parameters()) > LARGE
+    repeats = REPEATS_OF_LARGE if large else REPEATS
     samples = []
-    for trial, first_seed in ((stage.old, 1), (stage.new, 1 + REPEATS)):
+    for trial, first_seed in ((stage.old, 1), (stage.new, 1 + repeats)):
         try:
+            model = trial.fresh()
             rows = [
-                _statistics(run(trial.fresh(), _copies(arguments), mode=claim.option("mode"), seed=seed))
-                for seed in range(first_seed, first_seed + REPEATS)
+                _statistics(run(model, _copies(arguments), mode=claim.option("mode"), seed=seed))
+                for seed in range(first_seed, first_seed + repeats)
             ]
         except Exception as error:  # whatever user code raises
             if trial is stage.old:
@@ -524,16 +530,29 @@ def _distribution(comparison: Comparison, claim: Claim) -> ClaimResult:
     old, new = samples
     if old.shape != new.shape:
         return _result(claim, False, detail="the outputs have another structure")
-    spread = ((old.var(0) + new.var(0)) / REPEATS).sqrt()
-    scale = old.abs().amax(0).clamp_min(1e-30)
-    statistic = (old.mean(0) - new.mean(0)).abs() / spread.clamp_min(1e-6 * scale)
-    # Variances: the logarithm of a sample variance has a standard error of sqrt(2 / (n - 1)).
-    logs = ((old.var(0) + (1e-6 * scale) ** 2) / (new.var(0) + (1e-6 * scale) ** 2)).log().abs()
-    statistic = torch.maximum(statistic, logs / math.sqrt(4 / (REPEATS - 1)))
-    worst = float(statistic.max())
+    worst = max(_mean_statistic(old, new), _variance_statistic(old, new))
     return _result(
         claim, worst <= T_LIMIT, before=0.0, after=worst, tolerance=T_LIMIT, detail=f"largest |t| {worst:.3g}"
     )
+
+
+def _mean_statistic(old: torch.Tensor, new: torch.Tensor) -> float:
+    """The largest |t| of Welch's test between the columns of two samples."""
+    spread = (old.var(0) / len(old) + new.var(0) / len(new)).sqrt()
+    rounding = 1e-6 * old.abs().amax(0).clamp_min(1e-30)
+    return float(((old.mean(0) - new.mean(0)).abs() / spread.clamp_min(rounding)).max())
+
+
+def _variance_statistic(old: torch.Tensor, new: torch.Tensor) -> float:
+    """The largest difference of log variances in standard errors; that of one is sqrt((kurtosis - 1) / n)."""
+    floor = (1e-6 * old.abs().amax(0).clamp_min(1e-30)) ** 2
+    errors = []
+    for sample in (old, new):
+        centred = sample - sample.mean(0)
+        kurtosis = centred.pow(4).mean(0) / (centred.square().mean(0) + floor).square()
+        errors.append((kurtosis - 1).clamp_min(1.0) / len(sample))
+    logs = ((old.var(0) + floor) / (new.var(0) + floor)).log().abs()
+    return float((logs / (errors[0] + errors[1]).sqrt()).max())
 
 
 def _statistics(run_: Run) -> list[float]:
@@ -541,6 +560,8 @@ def _statistics(run_: Run) -> list[float]:
     generator = torch.Generator().manual_seed(1)
     found = []
     for _, value in flatten(run_.outputs, "output"):
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            value = torch.view_as_real(value)
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
             value = value.cpu().double()
             directions = torch.randn((4, value.numel()), generator=generator, dtype=torch.float64)

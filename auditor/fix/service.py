@@ -94,7 +94,7 @@ def _costs(subject: Subject, side: str) -> dict[str, Any]:
     """Seconds (the fastest of three) and peak bytes of tensors in one training forward and backward, if it runs."""
     try:
         model = subject.make()
-        with _Memory() as memory:
+        with _Memory((*model.parameters(), *model.buffers())) as memory:
             run(model, subject.arguments(), mode="train", gradients=True)
         times = []
         for _ in range(TIMED_RUNS):
@@ -117,12 +117,15 @@ def _synchronise(device: str) -> None:
 
 
 class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Peak bytes of the storages made while it is active and still alive; the same on every device."""
+    """Peak bytes of the storages made while it is active and still alive, the same on every device.
 
-    def __init__(self) -> None:
+    Those of `known` tensors were there before.
+    """
+
+    def __init__(self, known: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self.alive: dict[int, int] = {}
+        self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -210,7 +210,8 @@ def _layer_hooks(model: nn.Module, seen: dict[str, Any]) -> Iterator[None]:
 
         return module.register_forward_hook(keep)
 
-    handles = [watch(path, module) for path, module in model.named_modules()]
+    hookable = ((path, m) for path, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule))
+    handles = [watch(path, module) for path, module in hookable]
     try:
         yield
     finally:

@@ -41,6 +41,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "severity": str(finding.severity),
         "seen": list(finding.seen),
         "modules": list(finding.modules),
+        "models": list(finding.models),
         "notes": [
             {"message": note.message, "filename": note.location.path, **_range(note.location)} for note in finding.notes
         ],

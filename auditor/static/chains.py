@@ -196,9 +196,8 @@ def unrolled(source: Source, chain: Chain) -> list[Link] | None:
     """
     links, index, found = chain.links, 0, []
     while index < len(links):
-        again = next(
-            (later for later in range(index + 1, len(links)) if links[later].layer is links[index].layer), None
-        )
+        ahead = range(index + 1, len(links))
+        again = next((later for later in ahead if links[later].layer is links[index].layer), None)
         if again is None:
             found.append(links[index])
             index += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from auditor.finding import Finding, Problem
@@ -108,28 +109,39 @@ def ignored_here(rule: Rule, path: str, settings: Settings) -> bool:
     )
 
 
-_PARALLEL_FROM = 64  # files per process below which starting processes costs more than it saves
+_CHUNK = 64  # files; for fewer, starting processes costs more than it saves
 
 
-def check_files(paths: Sequence[str], settings: Settings) -> list[FileResult]:
+def check_files(
+    paths: Sequence[str], settings: Settings, progress: Callable[[str], None] | None = None
+) -> list[FileResult]:
     """One result per file, in the order of `paths`, whatever the number of jobs (0: one per processor)."""
     rules = chosen_rules(settings)
     jobs = _jobs(settings.jobs, len(paths))
-    if jobs == 1:
-        return _check_chunk(paths, settings, rules)
-    from concurrent.futures import ProcessPoolExecutor
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    results: list[FileResult] = []
+    with ExitStack() as stack:
+        checked: Iterator[list[FileResult]]
+        if jobs == 1:
+            checked = (_check_chunk(chunk, settings, rules) for chunk in chunks)
+        else:
+            from concurrent.futures import ProcessPoolExecutor
 
-    chunks = [paths[start : start + _PARALLEL_FROM] for start in range(0, len(paths), _PARALLEL_FROM)]
-    with ProcessPoolExecutor(jobs) as pool:
-        return [result for chunk in pool.map(_check_chunk, chunks, [settings] * len(chunks)) for result in chunk]
+            pool = stack.enter_context(ProcessPoolExecutor(jobs))
+            checked = pool.map(_check_chunk, chunks, [settings] * len(chunks))
+        for chunk in checked:
+            results += chunk
+            if progress is not None:
+                progress(f"checking ({len(results)} of {len(paths)})")
+    return results
 
 
 def _jobs(asked: int, count: int) -> int:
-    if asked == 1 or count <= _PARALLEL_FROM:
+    if asked == 1 or count <= _CHUNK:
         return 1
     import os
 
-    return min(asked or os.cpu_count() or 1, count // _PARALLEL_FROM + 1)
+    return min(asked or os.cpu_count() or 1, count // _CHUNK + 1)
 
 
 def _check_chunk(paths: Sequence[str], settings: Settings, rules: Sequence[Rule] | None = None) -> list[FileResult]:
@@ -137,12 +149,7 @@ def _check_chunk(paths: Sequence[str], settings: Settings, rules: Sequence[Rule]
     collecting = gc.isenabled()
     gc.disable()  # trees hold no cycles (see tree.py) and collecting in between costs more than parsing
     try:
-        results = []
-        for number, path in enumerate(paths, 1):
-            results.append(check_file(path, settings, rules))
-            if number % 500 == 0:
-                gc.collect()
-        return results
+        return [check_file(path, settings, rules) for path in paths]
     finally:
         if collecting:
             gc.enable()

@@ -334,6 +334,14 @@ def _zero_or_unknown(source: Source, expression: ast.Attribute) -> tuple[Rate, t
     return (Rate.ZERO if zero else Rate.UNKNOWN), ()
 
 
+def switched_off(source: Source, rate: ast.expr) -> str | None:
+    """The code `rate if self.training else 0.0`; None where there is no module to ask."""
+    method = source.method_of(rate)
+    if method is None or not is_method(source, method[1]) or method[1].name in _STARTS:
+        return None
+    return f"{ast.unparse(rate)} if {method[1].args.args[0].arg}.training else 0.0"
+
+
 # What is meant -----------------------------------------------------------------------------------------------------
 
 

@@ -195,11 +195,7 @@ def write_of(source: Source, node: ast.AST) -> Write | None:
     """
     match node:
         case ast.Call(func=ast.Attribute(value=receiver, attr=attr)) if not source.resolve(node.func):
-            if (
-                attr.endswith("_")
-                and not attr.startswith("_")
-                and attr not in ("requires_grad_", "detach_", "share_memory_")
-            ):
+            if attr.endswith("_") and not attr.startswith("_") and attr not in _NO_WRITES:
                 return _write(source, node, receiver, _filled(attr, _Reader(source, node, offset=1)))
         case ast.Call(func=function, args=[tensor, *_]):
             names = source.resolve(function)
@@ -343,6 +339,10 @@ class Event:
         if False in truths:
             return False
         return None if None in truths or not self.certain else True
+
+    def could_fill(self, kind: str) -> bool:
+        """Whether its tests let it reach the weight of a layer of this kind."""
+        return all(test.holds(kind, "weight") is not False for test in self.reach.tests)
 
 
 Body = Sequence[ast.stmt]

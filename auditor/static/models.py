@@ -25,31 +25,48 @@ WRAPPERS = frozenset(
 )
 # Methods of a module that return it unchanged in mode.
 CHAINING = frozenset(
-    "to cuda cpu xpu npu mps half float double bfloat16 type to_empty requires_grad_ share_memory module unwrap".split()
-)
+    {
+        "to", "cuda", "cpu", "xpu", "npu", "mps", "half", "float", "double", "bfloat16", "type", "to_empty",
+        "requires_grad_", "share_memory",
+    }
+)  # fmt: skip
 # Methods that leave the mode alone and return no model.
 HARMLESS_METHODS = frozenset(
-    """state_dict load_state_dict parameters named_parameters buffers named_buffers zero_grad forward compile
-    register_forward_hook register_forward_pre_hook register_full_backward_hook register_buffer register_parameter
-    add_module register_module get_parameter get_buffer named_hooks __repr__ extra_repr num_params numel size shape
-    no_sync accumulate backward step item detach update append extend get items keys values split format join
-    save save_pretrained save_state_dict load_weights init_weights initialize_weights reset_parameters weights_init
-    init_hidden initHidden init_state get_loss loss get_input_embeddings resize_token_embeddings
-    gradient_checkpointing_enable enable_input_require_grads set_epoch""".split()
-)
+    {
+        "state_dict", "load_state_dict", "parameters", "named_parameters", "buffers", "named_buffers",
+        "zero_grad", "forward", "compile", "register_forward_hook", "register_forward_pre_hook",
+        "register_full_backward_hook", "register_buffer", "register_parameter", "add_module", "register_module",
+        "get_parameter", "get_buffer", "named_hooks", "__repr__", "extra_repr", "num_params", "numel", "size",
+        "shape", "no_sync", "accumulate", "backward", "step", "item", "detach", "update", "append", "extend",
+        "get", "items", "keys", "values", "split", "format", "join", "save", "save_pretrained",
+        "save_state_dict", "load_weights", "init_weights", "initialize_weights", "reset_parameters",
+        "weights_init", "init_hidden", "initHidden", "init_state", "get_loss", "loss", "get_input_embeddings",
+        "resize_token_embeddings", "gradient_checkpointing_enable", "enable_input_require_grads", "set_epoch",
+    }
+)  # fmt: skip
 SUBMODULES = frozenset({"modules", "children", "named_modules", "named_children", "get_submodule"})
 BUILTINS = frozenset(
-    """print len isinstance issubclass hasattr getattr type id str repr int float bool sum min max abs round zip range
-    enumerate list tuple dict set frozenset sorted reversed next iter map filter any all format vars dir hash callable
-    open input super object property""".split()
-)
+    {
+        "print", "len", "isinstance", "issubclass", "hasattr", "getattr", "type", "id", "str", "repr", "int",
+        "float", "bool", "sum", "min", "max", "abs", "round", "zip", "range", "enumerate", "list", "tuple",
+        "dict", "set", "frozenset", "sorted", "reversed", "next", "iter", "map", "filter", "any", "all",
+        "format", "vars", "dir", "hash", "callable", "open", "input", "super", "object", "property",
+    }
+)  # fmt: skip
 # Functions of other files whose names say that they only look at the model or at its parameters.
 _HARMLESS_WORDS = re.compile(
     r"(?:^|_)(?:save|print|log|count|num|summary|summarize|watch|optimizer|optim|scheduler|criterion|seed|init|param"
     r"|params|parameters|flops|describe|plot|draw|info|dump|display)(?:_|$)|(?:optimizer|scheduler)s?$",
     re.IGNORECASE,
 )
-_TORCH_UNKNOWN = ("torch.quantization", "torch.ao", "torch.fx", "torch.export", "torch.multiprocessing", "torch.package")
+_TORCH_UNKNOWN = (
+    "torch.quantization",
+    "torch.ao",
+    "torch.fx",
+    "torch.export",
+    "torch.multiprocessing",
+    "torch.package",
+)
 _LOADERS = frozenset({"torch.load", "torch.jit.load", "torch.hub.load", "torch.export.load", "torch.package.load"})
 
 # Families whose models hold BatchNorm, Dropout or stochastic depth by default.
@@ -61,7 +78,7 @@ _TORCHVISION = re.compile(
 _TIMM = re.compile(
     r"(?:tf_|tv_|gluon_|ssl_|swsl_|ig_|legacy_|se|ecaresnet|cspresnet|cspdarknet|darknet)*"
     r"(?:resnet|resnext|wide_resnet|densenet|efficientnet|mobilenet|mnasnet|regnet|inception|xception|dpn|dla|hrnet|res2net"
-    r"|vgg|ghostnet|fbnet|rexnet|skresnet|nfnet)\w*"
+    r"|vgg|ghostnet|fbnet|rexnet|skresnet)"
 )
 
 
@@ -86,23 +103,22 @@ def is_harmless(names: Names, tail: str) -> bool:
     return bool(_HARMLESS_WORDS.search(tail))
 
 
-def library_model(names: Names, first_argument: object) -> bool | None:
-    """Whether the callee builds a library's model in train mode: True if it surely depends on its mode, None if it
-    may; False: the callee is none that is known."""
+def builds_library_model(names: Names) -> bool:
+    """Whether the callee is a library's function or class that builds a model in train mode."""
     if len(names) != 1:
         return False
     (name,) = names
-    if name.startswith("torchvision.models."):
-        tail = name.removeprefix("torchvision.models.")
-        if "." in tail and tail.partition(".")[0] == "detection":
-            return False
-        return True if _TORCHVISION.match(tail.split(".", 1)[1] if tail.partition(".")[0] in _FILES else tail) else False
+    return name == "timm.create_model" or (name.startswith("torchvision.models.") and not name.endswith("_Weights"))
+
+
+def library_dependence(names: Names, first_argument: object) -> bool | None:
+    """Whether the library model that the callee builds surely depends on its mode; None if that is not known."""
+    (name,) = names
     if name == "timm.create_model":
-        known = isinstance(first_argument, str) and _TIMM.fullmatch(first_argument.partition(".")[0])
-        return True if known else None
-    if name in ("torchvision.models.get_model", "torchvision.models.segmentation"):
-        return None
-    return False
+        return True if isinstance(first_argument, str) and _TIMM.match(first_argument) else None
+    tail = name.removeprefix("torchvision.models.")
+    head, _, rest = tail.partition(".")
+    return True if _TORCHVISION.match(rest if head in _FILES else tail) else None
 
 
 _FILES = frozenset({"resnet", "vgg", "densenet", "mobilenet", "alexnet", "inception", "googlenet", "efficientnet"})

@@ -268,7 +268,10 @@ class Arithmetic:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self._binary(ast.Mult(), Value(Product(number=-1.0)), self._value(operand, env))
             case ast.BinOp(left=left, op=op, right=right):
-                return self._binary(op, self._value(left, env), self._value(right, env))
+                value = self._binary(op, self._value(left, env), self._value(right, env))
+                if value is not None and value.product is not None and _reads_only_self(node):
+                    self.codes.setdefault(value.product, ast.unparse(node))
+                return value
             case ast.Subscript(value=ast.Attribute(value=inner, attr="shape"), slice=axis) if _is_last(axis):
                 return Value(SIZE) if self._product(inner, env) == INPUT else None
             case ast.Call():
@@ -489,6 +492,10 @@ def _is_last(axis: ast.expr) -> bool:
     return False
 
 
+def _reads_only_self(node: ast.expr) -> bool:
+    return all(name.id == "self" for name in ast.walk(node) if isinstance(name, ast.Name))
+
+
 def _is_true(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and node.value is True
 
@@ -591,7 +598,7 @@ def hand_written_norm(source: Source, owner: ModuleClass) -> HandWrittenNorm | N
     found = _rms(scaled) or _layer(scaled)
     if found is None or (bias and found.function == "rms_norm"):
         return None
-    parameter, weight = _weight_code(found.weight)
+    parameter, weight = _weight_code(found.weight, arithmetic.codes)
     epsilon = arithmetic.codes.get(found.epsilon) or (repr(found.epsilon.number) if found.epsilon.is_number else None)
     if weight is None or epsilon is None:
         return None
@@ -661,7 +668,7 @@ def _form(function: str, statistic: Product, atom: Atom, rest: Product) -> _Form
     return _Form(function, weight, epsilon) if epsilon.is_scalar and math.isclose(weight.number, 1) else None
 
 
-def _weight_code(weight: Product) -> tuple[str, str | None]:
+def _weight_code(weight: Product, codes: dict[Product, str]) -> tuple[str, str | None]:
     """The name of the parameter that surely has the norm's shape, and the code of the scale; None for any other one."""
     if weight.is_number:
         return "", ""
@@ -678,6 +685,6 @@ def _weight_code(weight: Product) -> tuple[str, str | None]:
             return "", f"self.{name}" if condition == f"self.{name} is not None" else f"self.{name} if {condition} else None"
         case Atom(kind="sum", parts=parts) if Product() in parts and len(parts) == 2:
             (other,) = parts - {Product()}
-            name = _weight_code(other)[0]
-            return name, f"1 + self.{name}" if name else None
+            name = _weight_code(other, codes)[0]
+            return name, codes.get(weight, f"1 + self.{name}") if name else None
     return "", None

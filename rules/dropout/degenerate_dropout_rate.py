@@ -68,19 +68,26 @@ def wrong_rate(source: Source) -> Iterator[Finding]:
             if is_literal(rate.expression) or not _is_checked(source, rate):
                 yield rule.finding(rate.call, _message(rate.value), rate=rate.value)
         elif (rate.value is None or rate.value > 0.5) and (evidence := _keep_evidence(source, rate)):
-            message = f"`{evidence}` is a probability to keep, but this argument is the probability to drop"
-            yield rule.finding(rate.call, message, evidence=evidence)
+            yield rule.finding(rate.call, _complement_message(evidence), evidence=evidence)
 
 
 @rule.dynamic
 def live_rate(capture: Capture) -> Iterator[Finding]:
-    """A rate that the running model has."""
-    from auditor.dynamic.rates import chosen_at, live_rates
+    """A rate that the running model has; its line says whether it was meant as a probability to keep."""
+    from auditor.dynamic.rates import chosen_at, live_rates, written_at
 
     for rate in live_rates(capture):
         if not 0 <= rate.value < 1:
             where = chosen_at(capture, rate)
             yield rule.finding(where, _message(rate.value), modules=[rate.module], rate=rate.value)
+        elif rate.value > 0.5:
+            for evidence in {_keep_evidence(source, written) for source, written in written_at(rate.location)} - {""}:
+                message = _complement_message(evidence)
+                yield rule.finding(rate.location, message, modules=[rate.module], evidence=evidence)
+
+
+def _complement_message(evidence: str) -> str:
+    return f"`{evidence}` is a probability to keep, but this argument is the probability to drop"
 
 
 def _message(value: float) -> str:

@@ -48,7 +48,7 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.gating import Rate, follows_mode, is_meant, is_method, rate_in_eval, runs_in_eval
+from auditor.static.gating import Rate, follows_mode, is_meant, rate_in_eval, runs_in_eval, switched_off
 from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def drops_in_eval(capture: Capture) -> Iterator[Finding]:
         rate = node.argument(*KERNELS[node.function], 0.0)
         if node.function == MULTI_HEAD and not node.argument("training", MULTI_HEAD_TRAINING, True):
             continue
-        if isinstance(rate, (int, float)) and rate > 0 and not is_meant_at(node.location):
+        inside = capture.modules.get(node.module)
+        of_torch = inside is not None and inside.kind.startswith("torch.nn.")  # a layer put in train mode on purpose
+        if isinstance(rate, (int, float)) and rate > 0 and not of_torch and not is_meant_at(node.location):
             where = f"`{node.module}`" if node.module else "the model"
             message = f"{where} drops {rate:.0%} of its attention weights in eval mode"
             yield rule.finding(node, message, modules=[node.module], rate=rate)
@@ -112,8 +114,8 @@ def follow_the_module(source: Source, finding: Finding) -> list[Edit] | None:
     for call in source.calls_to(*KERNELS):
         row = finding.location.row
         if call.lineno <= row <= (call.end_lineno or row) and _rate(source, call)[0] is Rate.ALWAYS:
-            edits = [_gate(source, origin) for origin in _rate(source, call)[1]]
-            return [edit for edit in edits if edit] if all(edits) else None
+            codes = [(origin, switched_off(source, origin)) for origin in _rate(source, call)[1]]
+            return [replace(origin, code) for origin, code in codes if code] if all(code for _, code in codes) else None
     return None
 
 
@@ -132,11 +134,3 @@ def _rate(source: Source, call: ast.Call) -> tuple[Rate, tuple[ast.expr, ...]]:
         if switch is HIDDEN or (switch is not None and (follows_mode(source, switch) or source.constant(switch) is not True)):
             return Rate.FOLLOWS, ()
     return rate_in_eval(source, rate)
-
-
-def _gate(source: Source, rate: ast.expr) -> Edit | None:
-    """`rate if self.training else 0.0`, where there is a `self`."""
-    method = source.method_of(rate)
-    if method is None or not is_method(source, method[1]) or method[1].name == "__init__":
-        return None
-    return replace(rate, f"{ast.unparse(rate)} if {method[1].args.args[0].arg}.training else 0.0")

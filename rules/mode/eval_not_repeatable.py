@@ -70,7 +70,7 @@ SAMPLERS = re.compile(
 def draws_in_eval(capture: Capture) -> Iterator[Finding]:
     """Each line of the eval run that drew numbers; the model as a whole where no call of torch did."""
     use = capture.eval_rng
-    if not use.used:
+    if not use.generators and not use.outputs_differ:  # nothing drawn, or from a generator seeded anew
         return
     severity = Severity.ERROR if use.outputs_differ else Severity.WARNING
     effect = "two seeds give two outputs" if use.outputs_differ else "its generator moves on at every call"

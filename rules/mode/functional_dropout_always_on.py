@@ -35,11 +35,11 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from auditor.finding import Finding, Severity
+from auditor.finding import Finding, Location, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
-from auditor.fix.edit import Edit, set_argument
+from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
-from auditor.static.gating import Rate, is_meant, is_method, rate_in_eval, runs_in_eval
+from auditor.static.gating import Rate, follows_mode, is_meant, is_method, rate_in_eval, runs_in_eval, switched_off
 from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ rule = Rule(
     triggers=("dropout",),
 )
 
-# All of them are called as (input, p, training, inplace).
-NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-FUNCTIONS = tuple("torch.nn.functional." + name for name in NAMES)
+# All of them are called as (input, p, training, inplace). The default of `F.alpha_dropout` is `False`: it is no relative.
+FUNCTIONS = tuple("torch.nn.functional." + name for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"))
 
 
 @rule.static
@@ -73,30 +72,45 @@ def training_left_out(source: Source) -> Iterator[Finding]:
 
 @rule.dynamic
 def drops_in_eval(capture: Capture) -> Iterator[Finding]:
-    """A call of the eval run that passes no `training` and has a rate above zero."""
-    from auditor.dynamic.intent import is_meant_at
-
+    """A call of the eval run with a rate above zero, on a line of the user's that says nothing about the mode."""
     for node in capture.calls_to("eval", *FUNCTIONS):
         rate = node.argument("p", 1, 0.5)
-        if node.argument("training", 2) is None and rate > 0 and not is_meant_at(node.location):
+        inside = capture.modules.get(node.module)
+        of_torch = inside is not None and inside.kind.startswith("torch.nn.")  # a layer put in train mode on purpose
+        if node.argument("training", 2, True) and rate > 0 and not of_torch and _left_out(node.location):
             where = f"`{node.module}`" if node.module else "the model"
-            yield rule.finding(
-                node,
-                f"{where} drops {rate:.0%} of its units in eval mode, because `training` defaults to `True` here",
-                modules=[node.module],
-                rate=rate,
-            )
+            message = f"{where} drops {rate:.0%} of its units in eval mode, because `training` defaults to `True` here"
+            yield rule.finding(node, message, modules=[node.module], rate=rate)
+
+
+def _left_out(location: Location) -> bool:
+    """Whether the call on this line leaves `training` to its default, and nothing says that this is meant."""
+    from auditor.dynamic.intent import source_at, statement_at
+
+    source = source_at(location)
+    statement = statement_at(source, location) if source is not None else None
+    if source is None or statement is None or is_meant(source, statement):
+        return False
+    here = [call for call in ast.walk(statement) if isinstance(call, ast.Call) and location.row == call.lineno]
+    if any(source.is_any(call.func, *FUNCTIONS) for call in here):
+        return any(source.is_any(c.func, *FUNCTIONS) and source.argument(c, "training", 2) is None for c in here)
+    return not follows_mode(source, statement) and not any(
+        keyword.arg in ("training", None) for call in here for keyword in call.keywords
+    )
 
 
 @rule.fix("pass `training=self.training`", keeps=[parameters(), outputs(mode="train")], gains=[repeatable(mode="eval")])
-def follow_the_module(source: Source, finding: Finding) -> Edit | None:
+def follow_the_module(source: Source, finding: Finding) -> Edit | list[Edit] | None:
     call = next(iter(_calls_at(source, finding)), None)
     if call is None:
         return None
     method = source.method_of(call)
-    if method is None or not is_method(source, method[1]):
-        return None
-    return set_argument(call, "training", f"{method[1].args.args[0].arg}.training")
+    if method is not None and is_method(source, method[1]):
+        return set_argument(call, "training", f"{method[1].args.args[0].arg}.training")
+    rate = source.argument(call, "p", 1)  # a function outside the class: its callers know the mode
+    origins = rate_in_eval(source, rate)[1] if isinstance(rate, ast.expr) else ()
+    codes = [(origin, switched_off(source, origin)) for origin in origins]
+    return [replace(origin, code) for origin, code in codes if code] if all(code for _, code in codes) else None
 
 
 def _calls_at(source: Source, finding: Finding) -> Iterator[ast.Call]:

@@ -1,0 +1,132 @@
+"""Finds out by running it whether a layer computes a norm that torch has built in."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from auditor.dynamic.capture import class_location
+from auditor.dynamic.state import preserved
+from auditor.finding import Location
+from auditor.reference.normalization import layer_norm, rms_norm
+
+# Float64 shows a wrong ε or a wrong variance at 1e-6 and above; layers that cast to float32 get float32's rounding.
+EXACT, CAST = 1e-10, 5e-6
+COMMON_EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12, 1e-24)  # the last: the square of what `F.normalize` adds
+SCALES = (1e-3, 1.0, 1e3)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNorm:
+    """`function` of `torch.nn.functional` that gives the same outputs with `epsilon`; `error`: relative difference."""
+
+    function: str
+    epsilon: float
+    offset_weight: bool
+    error: float
+
+
+def measured_norm(module: torch.nn.Module, width: int) -> MeasuredNorm | None:
+    """The norm over the last axis (of size `width`) that `module` computes, with ε as torch has it; None if it is none.
+
+    The module is left as it is. Compared in float64, with random parameters, on rows of scale 1e-3, 1 and 1e3: small
+    rows show the size and place of ε. The gradient with respect to the input must agree too.
+    """
+    vectors = [parameter for parameter in module.parameters() if parameter.shape == (width,)]
+    if len(vectors) != len(list(module.parameters())) or len(vectors) > 2 or width < 2:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with preserved(module):
+            clone = copy.deepcopy(module).to("cpu", torch.float64).eval()
+    except Exception:  # what cannot be copied is no plain norm
+        return None
+    with torch.no_grad():
+        for parameter in clone.parameters():
+            parameter.copy_(torch.rand(width, generator=generator, dtype=torch.float64) + 0.5)
+    rows = [torch.randn(4, width, generator=generator, dtype=torch.float64) * scale + 0.3 * scale for scale in SCALES]
+    casts = _Casts()
+    try:
+        with casts:
+            results = [_with_gradient(clone, row) for row in rows]
+            at_zero = clone(torch.zeros(2, width, dtype=torch.float64))
+    except Exception:  # it wants other inputs than one tensor, or another rank
+        return None
+    if not bool((at_zero == at_zero[:1]).all()):  # NaN: ε is missing
+        return None
+    weights = dict(clone.named_parameters())
+    for candidate, reference in _candidates(module, weights):
+        errors = [_distance(got, _with_gradient(reference, row)) for got, row in zip(results, rows, strict=True)]
+        if all(error <= (CAST if casts.found else EXACT) for error in errors):
+            return MeasuredNorm(candidate[0], candidate[1], candidate[2], max(errors))
+    return None
+
+
+class _Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices when something is computed in less than float64."""
+
+    found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        floats = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+        self.found = self.found or any(leaf.dtype != torch.float64 for leaf in floats)
+        return result
+
+
+Candidate = tuple[str, float, bool]
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _candidates(
+    module: torch.nn.Module, weights: dict[str, torch.nn.Parameter]
+) -> Iterator[tuple[Candidate, Function]]:
+    own = [value for value in vars(module).values() if isinstance(value, float) and 0 < value < 0.1]
+    names = list(weights)
+    for epsilon in dict.fromkeys((*own, *COMMON_EPSILONS)):
+        if len(names) <= 1:
+            scale = weights[names[0]] if names else None
+            yield ("rms_norm", epsilon, False), lambda x, w=scale, e=epsilon: rms_norm(x, w, e)  # type: ignore[misc]
+            yield ("layer_norm", epsilon, False), lambda x, w=scale, e=epsilon: layer_norm(x, w, None, e)  # type: ignore[misc]
+            if scale is not None:
+                yield ("rms_norm", epsilon, True), lambda x, w=scale, e=epsilon: rms_norm(x, 1 + w, e)  # type: ignore[misc]
+        else:
+            for first, second in (names, names[::-1]):
+                w, b = weights[first], weights[second]
+                yield ("layer_norm", epsilon, False), lambda x, w=w, b=b, e=epsilon: layer_norm(x, w, b, e)  # type: ignore[misc]
+
+
+def _with_gradient(function: Function, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    row = row.clone().requires_grad_()
+    with torch.enable_grad():
+        out = function(row)
+        # A fixed cotangent that is not constant along the axis: a norm's output hardly reacts to a constant one.
+        cotangent = torch.linspace(-1, 2, row.shape[-1], dtype=out.dtype).expand_as(out)
+        (gradient,) = torch.autograd.grad(out, row, cotangent)
+    return out.detach().double(), gradient.double()
+
+
+def _distance(got: tuple[torch.Tensor, torch.Tensor], wanted: tuple[torch.Tensor, torch.Tensor]) -> float:
+    errors = []
+    for a, b in zip(got, wanted, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        errors.append(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)))
+    return max(errors)
+
+
+def class_row(cls: type) -> Location:
+    """The line `class Name` of a user's class, below its decorators; `Location("")` if it has no source."""
+    location = class_location(cls)
+    if not location.path:
+        return location
+    lines, first = inspect.getsourcelines(cls)
+    below = next((index for index, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
+    return Location(location.path, first + below)

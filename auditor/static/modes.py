@@ -1,0 +1,281 @@
+"""Train or eval: the mode that each model of a file can be in wherever it is called.
+
+An abstract interpretation of the statements of every function, method and of the module level. Its values are *objects*
+(a model built at one place, an instance of a class of the file, a place such as parameter `model` or `self.net` that
+holds whatever it held when the function was entered), its facts the modes each of them may be in and what set them.
+Branches join, loops are repeated until nothing changes, a function of the file is summarised once (what it does to the
+modes of its arguments, of `self.*` and of outer variables, and which models it calls) and the summary is applied at
+each call. An object handed to code that is not seen has an unknown mode from there on; so has everything it contains.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, ref
+
+from auditor.static import models
+from auditor.static.classes import ModuleClass, layer_mode_dependence
+from auditor.static.mode_objects import (
+    DEPTH,
+    FUNCTIONS,
+    SCOPES,
+    Built,
+    Function,
+    Kind,
+    ModelCall,
+    Object,
+    Place,
+    Scope,
+    Summary,
+    arguments,
+    tail_of,
+)
+from auditor.static.mode_statements import Interpreter
+from auditor.static.tree import walk_scope
+
+if TYPE_CHECKING:
+    from auditor.static.source import Source
+
+_ANALYSES: WeakKeyDictionary[Source, ModeAnalysis] = WeakKeyDictionary()
+
+
+def modes_of(source: Source) -> ModeAnalysis:
+    """The analysis of `source`, made once."""
+    if source not in _ANALYSES:
+        _ANALYSES[source] = ModeAnalysis(source)
+    return _ANALYSES[source]
+
+
+class ModeAnalysis:
+    """The modes of one file's models."""
+
+    def __init__(self, source: Source) -> None:
+        # Weak: the cache above must not keep the source it is keyed by alive.
+        self._source = ref(source)
+        self._summaries: dict[Scope, Summary | None] = {}
+        self._locals: dict[Scope, frozenset[str]] = {}
+        self._kinds: dict[ast.expr, Kind] = {}
+        self._classes: dict[ast.ClassDef, ModuleClass] = {}
+
+    @property
+    def source(self) -> Source:
+        source = self._source()
+        assert source is not None
+        return source
+
+    @cached_property
+    def calls(self) -> list[ModelCall]:
+        """The calls of models, as seen from the module level, from every function, and from every method of a class
+        that is no module, in document order."""
+        scopes: list[Scope] = [self.source.tree.root]
+        for function in self.source.tree.all(ast.FunctionDef) + self.source.tree.all(ast.AsyncFunctionDef):
+            owner = self.source.tree.parent(function)
+            if not (isinstance(owner, ast.ClassDef) and self.source.module_class(owner)):
+                scopes.append(function)
+        found = [call for scope in scopes if (summary := self.summary(scope)) for call in summary.calls]
+        return sorted(found, key=lambda call: (call.position.lineno, call.position.col_offset, call.call.lineno))
+
+    def summary(self, scope: Scope) -> Summary | None:
+        """What `scope` does; None while it is being found out (a recursive call)."""
+        if scope not in self._summaries:
+            self._summaries[scope] = None
+            self._summaries[scope] = Interpreter(self, scope).run()
+        return self._summaries[scope]
+
+    # Names ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def active(self) -> set[ast.AST]:
+        """The nodes that contain a call."""
+        parents = self.source.tree.parents
+        found: set[ast.AST] = set()
+        for call in self.source.tree.all(ast.Call):
+            node: ast.AST | None = call
+            while node is not None and node not in found:
+                found.add(node)
+                node = parents.get(node)
+        return found
+
+    def locals(self, scope: Scope) -> frozenset[str]:
+        """The names that `scope` binds itself."""
+        if scope not in self._locals:
+            bound: set[str] = set()
+            outer: set[str] = set()
+            for node in walk_scope(scope):
+                if isinstance(node, ast.Name):
+                    if not isinstance(node.ctx, ast.Load):
+                        bound.add(node.id)
+                elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+                    bound.add(node.name)
+                elif isinstance(node, ast.arg):
+                    pass
+                elif isinstance(node, (ast.Global, ast.Nonlocal)):
+                    outer.update(node.names)
+            if not isinstance(scope, ast.Module):
+                bound.update(argument.arg for argument in arguments(scope))
+            self._locals[scope] = frozenset(bound - outer)
+        return self._locals[scope]
+
+    def scope_of(self, scope: Scope, name: str) -> Scope | None:
+        """The scope whose variable `name` is inside `scope`."""
+        current: ast.AST | None = scope
+        while current is not None:
+            if isinstance(current, SCOPES) and name in self.locals(current):
+                return current
+            current = self.source.tree.parent(current)
+        return None
+
+    @cached_property
+    def _definitions(self) -> dict[tuple[ast.AST, str], list[ast.AST]]:
+        found: dict[tuple[ast.AST, str], list[ast.AST]] = {}
+        for node in self.source.tree.all(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef):
+            above = self.source.tree.parent(node)
+            while above is not None and not isinstance(above, (*SCOPES, ast.ClassDef)):
+                above = self.source.tree.parent(above)
+            if above is not None:
+                found.setdefault((above, node.name), []).append(node)  # type: ignore[attr-defined]
+        return found
+
+    def definition(self, scope: Scope, name: str) -> ast.AST | None:
+        """The one function or class of this file that `name` stands for inside `scope`."""
+        home = self.scope_of(scope, name)
+        found = self._definitions.get((home, name), []) if home is not None else []
+        if len(found) != 1 or any(self.source.function_of(store) is home for store in self.source.names.stores(name)):
+            return None
+        return found[0]
+
+    # Classes and kinds ---------------------------------------------------------------------------------------------
+
+    def class_facts(self, node: ast.ClassDef) -> ModuleClass:
+        """Facts about any class of the file, module or not."""
+        facts = self.source.module_class(node) or self._classes.get(node)
+        if facts is None:
+            facts = self._classes[node] = ModuleClass(self.source, node)
+        return facts
+
+    def class_named(self, name: str) -> ast.ClassDef | None:
+        definition = self.definition(self.source.tree.root, name)
+        return definition if isinstance(definition, ast.ClassDef) else None
+
+    def method(self, node: ast.ClassDef, name: str, depth: int = DEPTH) -> Function | None:
+        """The method `name` of a class, its own or inherited inside the file."""
+        facts = self.class_facts(node)
+        if name in facts.methods:
+            return facts.methods[name]
+        for names in facts.bases:
+            for base in sorted(names):
+                parent = self.class_named(base)
+                if parent is not None and parent is not node and depth:
+                    found = self.method(parent, name, depth - 1)
+                    if found is not None:
+                        return found
+        return None
+
+    def kind(self, model: Object) -> Kind:
+        """What is known of what `model` is."""
+        if isinstance(model, Built):
+            return self._kinds.get(model.node, Kind(module=False))
+        if isinstance(model, Place) and not model.opaque:
+            return self._place_kind(model)
+        return Kind(module=False)
+
+    def remember(self, node: ast.expr, kind: Kind) -> None:
+        self._kinds[node] = kind
+
+    def _place_kind(self, place: Place) -> Kind:
+        owner = place.owner
+        if owner is None:
+            return self._parameter_kind(place)
+        holder = self.kind(owner).node
+        if holder is None:
+            return Kind(module=False)
+        facts = self.class_facts(holder)
+        values = [attribute.value for attribute in facts.attributes.get(place.attributes[-1], [])]
+        if facts.has_unknown_base and not values:
+            return Kind(module=False)
+        return self.common_kind([self.construction_kind(value) for value in values if not is_none(value)])
+
+    def _parameter_kind(self, place: Place) -> Kind:
+        function = place.scope
+        if not isinstance(function, FUNCTIONS):
+            return Kind(module=False)
+        owner = self.source.tree.parent(function)
+        parameters = arguments(function)
+        if isinstance(owner, ast.ClassDef) and parameters and parameters[0].arg == place.name:
+            return Kind(self.source.module_class(owner) is not None, None, owner)
+        annotation = next((argument.annotation for argument in parameters if argument.arg == place.name), None)
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            found = self.class_named(annotation.value)
+        else:
+            found = self.class_named(annotation.id) if isinstance(annotation, ast.Name) else None
+        return self.class_kind(found) if found is not None else Kind(module=False)
+
+    def class_kind(self, node: ast.ClassDef) -> Kind:
+        """The kind of an instance of a class of the file."""
+        facts = self.source.module_class(node)
+        return Kind(facts is not None, facts.mode_dependent if facts else None, node)
+
+    def common_kind(self, kinds: Sequence[Kind]) -> Kind:
+        """What holds for all of several kinds."""
+        if not kinds:
+            return Kind(module=False)
+        depends = {kind.depends for kind in kinds}
+        nodes = {kind.node for kind in kinds}
+        return Kind(
+            all(kind.module for kind in kinds),
+            depends.pop() if len(depends) == 1 else None,
+            nodes.pop() if len(nodes) == 1 else None,
+        )
+
+    def construction_kind(self, value: ast.expr) -> Kind:
+        """What the expression `value` builds, wrappers and `.to(device)` looked through."""
+        while isinstance(value, ast.Call):
+            names, tail = self.source.resolve(value.func), tail_of(value.func)
+            if value.args and models.is_wrapper(names, tail):
+                value = value.args[0]
+            elif isinstance(value.func, ast.Attribute) and tail in models.CHAINING | {"train", "eval"} and not names:
+                value = value.func.value
+            else:
+                return self.call_kind(value)
+        return Kind(module=False)
+
+    def call_kind(self, call: ast.Call) -> Kind:
+        """What a call builds, if it is a construction."""
+        if call not in self._kinds:
+            self._kinds[call] = self._call_kind(call)
+        return self._kinds[call]
+
+    def _call_kind(self, call: ast.Call) -> Kind:
+        names = self.source.resolve(call.func)
+        if models.builds_library_model(names):
+            first = self.source.argument(call, "model_name", 0)
+            return Kind(True, models.library_dependence(names, self.source.constant(first)))
+        if isinstance(call.func, ast.Name):
+            definition = self.definition(self.source.function_of(call) or self.source.tree.root, call.func.id)
+            if isinstance(definition, ast.ClassDef):
+                return self.class_kind(definition)
+        if self.source.layer_kind(call).startswith("torch.nn."):
+            return Kind(True, self._layer_dependence(call))
+        return Kind(module=False)
+
+    def _layer_dependence(self, call: ast.Call) -> bool | None:
+        """Whether a layer of torch depends on its mode, or one of those written inside its arguments does."""
+        unknown = False
+        for node in ast.walk(call):
+            if isinstance(node, ast.Call):
+                name = self.source.layer_kind(node)
+                own = self.source.module_class(name) if name else None
+                depends = own.mode_dependent if own else layer_mode_dependence(self.source, node, name)
+                if depends:
+                    return True
+                unknown = unknown or depends is None
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                unknown = unknown or not self.source.resolve(node)
+        return None if unknown else False
+
+
+def is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None

@@ -1,0 +1,166 @@
+"""A signal that dies out on its way through the layers.
+
+## What it finds
+Initial weights so small that little of the input is left at the last layer. In source: a chain of linear or
+convolutional layers without normalisation or residual connections, whose widths and initialisers predict a loss of
+more than three decades. On the running model: an rms below 1e-3 (warning: 1e-2) at the last layer's input, or a last
+layer whose input is the same for every sample.
+
+## Why it matters
+Each layer multiplies the signal's mean square by fan-in · Var(w) · E[φ²]. Where that is well below 1, as with a
+standard deviation of 0.01, eight layers are enough to leave nothing: the gradients vanish with the signal, and the loss
+stays at its starting value under any optimiser. PyTorch's own default (a sixth of He's variance) does the same to
+networks of about 20 plain layers.
+
+## Example
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(64, 64) for _ in range(8)])
+            self.head = nn.Linear(64, 10)
+            for m in self.modules():
+                if isinstance(m, nn.Linear):
+                    nn.init.normal_(m.weight, std=0.01)
+                    nn.init.zeros_(m.bias)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = F.relu(layer(x))
+            return self.head(x)
+
+## Use instead
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(64, 64) for _ in range(8)])
+            self.head = nn.Linear(64, 10)
+            for m in self.modules():
+                if isinstance(m, nn.Linear):
+                    nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+                    nn.init.zeros_(m.bias)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = F.relu(layer(x))
+            return self.head(x)
+
+## When to ignore it
+Where the weights are loaded from a checkpoint before the first use, or something outside the model rescales its output.
+
+## References
+- He et al., "Delving Deep into Rectifiers", 2015
+- Schoenholz et al., "Deep Information Propagation", 2017 (the recursion behind the prediction)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from auditor.finding import Finding, Severity
+from auditor.fix.claims import alive, head_rms, parameters, repeatable
+from auditor.fix.edit import Edit
+from auditor.rule import Category, Rule
+from auditor.static.source import Source
+from auditor.static.starts import predictions, reinitialised
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
+    from auditor.dynamic.observe import Probe
+
+LOST, WEAK = 1e-3, 1e-2
+COLLAPSED, NEARLY = 1e-7, 1e-3
+rule = Rule(
+    __name__,
+    code="INI004",
+    category=Category.TRAINABILITY,
+    severity=Severity.ERROR,
+    summary="initial weights that let the signal die out",
+    triggers=("normal_(", "uniform_(", "randn", "xavier_", "orthogonal_", "kaiming_"),
+    yields_to=("INI001", "INI002", "INI007"),
+    thresholds={
+        "rms at the head, error": LOST,
+        "rms at the head, warning": WEAK,
+        "between-sample share at the head, error (also after the steps)": COLLAPSED,
+        "between-sample share at the head, warning": NEARLY,
+    },
+)
+
+
+@rule.static
+def predicted(source: Source) -> Iterator[Finding]:
+    """A whole chain that analytic propagation says loses three decades of rms."""
+    for chain in predictions(source):
+        if chain.vanishes:
+            rms = math.sqrt(chain.signal.head_input)
+            yield rule.finding(
+                chain.write.node,
+                f"with these weights an input of rms 1 reaches the last of {len(chain.links)} layers as about {rms:.0e}",
+                activation=chain.activation,
+                predicted_rms=rms,
+                tolerance_decades=chain.signal.tolerance / 2,
+            )
+
+
+@rule.dynamic
+def measured(capture: Capture) -> Iterator[Finding]:
+    """The last layer's input at the start, and whether it depends on the model's input at all."""
+    from auditor.dynamic.groups import by_line, is_cause, log_gain
+
+    probe = capture.probe
+    verdict = _verdict(probe)
+    if verdict is None or probe.head is None or any(is_cause(layer) for layer in probe.layers):
+        return
+    severity, message = verdict
+    if severity is Severity.WARNING and not _holds_again(capture):
+        return
+    groups = by_line(layer for layer in probe.executed if layer is not probe.head)
+    location, layers = min(groups, key=lambda group: sum(map(log_gain, group[1])))
+    yield rule.finding(
+        location,
+        message,
+        severity=severity,
+        modules=[layer.path for layer in layers],
+        activation=next((layer.activation for layer in layers if layer.activation), ""),
+        head_rms=probe.head_rms,
+        sens=probe.initial_sens,
+        sens_after=probe.sens_after,
+    )
+
+
+def _verdict(probe: Probe) -> tuple[Severity, str] | None:
+    """How bad it is, and why."""
+    head, rms, sens, after = probe.head, probe.head_rms, probe.initial_sens, probe.sens_after
+    if head is None or rms is None or len(probe.executed) < 2 or probe.nonfinite:
+        return None
+    depth = len(probe.executed)
+    if rms < WEAK:
+        message = (
+            f"an input of rms 1 reaches the last of {depth} weight layers, `{head.path}`, with an rms of {rms:.1e}"
+        )
+        return (Severity.ERROR if rms < LOST else Severity.WARNING), message
+    if sens is not None and sens < NEARLY:
+        lasting = sens < COLLAPSED and after is not None and after < COLLAPSED
+        message = f"what reaches the last of {depth} weight layers, `{head.path}`, does not depend on the input"
+        detail = f" (share that differs between samples: {sens:.1e}"
+        detail += f", {after:.1e} after {probe.steps} steps)" if lasting else ")"
+        return (Severity.ERROR if lasting else Severity.WARNING), message + detail
+    return None
+
+
+def _holds_again(capture: Capture) -> bool:
+    """Whether two other draws of the inputs give a verdict too."""
+    from auditor.dynamic.probe import run_probe
+
+    return all(_verdict(run_probe(capture, seed=capture.seed + offset)) is not None for offset in (1, 2))
+
+
+@rule.fix(
+    "initialise the weights for the activation that follows",
+    applicability="unsafe",
+    keeps=[parameters(values=False), repeatable(idempotent=True)],
+    gains=[head_rms(0.1, 10), alive(idempotent=True)],
+)
+def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
+    return reinitialised(source, finding)
