@@ -55,8 +55,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        return cls(**{**values, "fail_on": Severity.parse(data["fail_on"])})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        values["fail_on"] = Severity.parse(data["fail_on"])
+        return cls(**values)
 
     @property
     def root(self) -> Path:

@@ -2,8 +2,8 @@
 
     python benchmarks/static.py FOLDER [--torchfix]
 
-FOLDER: unpacked sources, such as site-packages. Reports CPU time, since wall time on shared machines drifts; each figure
-is the minimum of several runs. TorchFix (`pip install torchfix flake8`) is slow: it is timed on a sample of the files.
+FOLDER: unpacked sources, such as site-packages. Reports CPU time, since wall time on shared machines drifts; each
+figure is the minimum of several runs. TorchFix (`pip install torchfix flake8`) is slow: it is timed on a sample.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import textwrap
+import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -465,26 +465,41 @@ def class_location(cls: type) -> Location:
 def _class_location(cls: Any) -> Location:
     try:
         path = inspect.getsourcefile(cls)
-        if path is None or not is_user_file(path):
-            return Location("")
-        return Location(path, inspect.getsourcelines(cls)[1])
-    except (OSError, TypeError):
+    except TypeError:  # builtin, or defined where there is no file
         return Location("")
+    if path is None or not is_user_file(path):
+        return Location("")
+    node = _classes_in(path).get(cls.__qualname__.replace("<locals>.", ""))
+    return Location(path, node.lineno if node is not None else 0)
+
+
+@functools.cache
+def _classes_in(path: str) -> dict[str, ast.ClassDef]:
+    """Classes of a file by qualified name, without `<locals>`. `inspect` would parse the file once per class."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return {}
+    return dict(_named_classes(tree, ""))
+
+
+def _named_classes(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    for child in ast.iter_child_nodes(node):
+        scope = isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        name = f"{prefix}{child.name}" if scope else ""  # type: ignore[attr-defined]
+        if isinstance(child, ast.ClassDef):
+            yield name, child
+        yield from _named_classes(child, f"{name}." if scope else prefix)
 
 
 @functools.cache
 def _attribute_location(cls: Any, attribute: str) -> Location | None:
     """The first assignment to `self.<attribute>` in the class's source."""
     location = class_location(cls)
-    try:
-        lines, first = inspect.getsourcelines(cls)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, SyntaxError):
-        return None
-    for node in ast.walk(tree):
-        for name in _assigned(node):
-            if name == attribute:
-                return Location(location.path, first + node.lineno - 1)  # type: ignore[attr-defined]
+    node = _classes_in(location.path).get(cls.__qualname__.replace("<locals>.", ""))
+    for part in ast.walk(node) if node is not None else ():
+        if attribute in _assigned(part):
+            return Location(location.path, part.lineno)  # type: ignore[attr-defined]
     return None
 
 

@@ -56,6 +56,8 @@ def user_location(frame: types.FrameType | None, path: str = "") -> Location | N
     fallback: types.FrameType | None = None
     while frame is not None:
         filename = frame.f_code.co_filename
+        if frame.f_code.co_name == "construct" and filename.startswith(AUDITOR):
+            break  # beyond is whoever asked for the model
         if filename == path or is_user_file(filename):
             return frame_location(frame)
         if fallback is None and _installed(filename) and not filename.startswith((torch_folder(), AUDITOR)):

@@ -94,8 +94,8 @@ class _Session:
         self.model.train()
         silence_dropout(self.model)
         self.layers = _layers(capture)
-        self.by_module = _by_module(self.layers)
-        self.elsewhere = _weights_elsewhere(capture)
+        self.by_module = _by_module(capture, self.layers)
+        self.weights = _weights(capture)
         self.parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad and p.numel()]
         self.calls = 0
         self.finished = False
@@ -127,7 +127,8 @@ class _Session:
         with ModuleWatch(self.model) as watch, self.observed():
             output = self.forward(_Observer(self, watch))
         self.probe.layers = self.layers
-        self.probe.head = max(self.probe.executed, key=lambda layer: layer.order or 0, default=None)
+        seen = [layer for layer in self.layers if layer.order is not None]
+        self.probe.head = max(seen, key=lambda layer: layer.order or 0, default=None)
         if self.probe.head is not None:
             self.probe.head_rms, self.probe.initial_sens = self.probe.head.in_rms, self.probe.head.sens
         return self.loss_of(output, first=True)
@@ -169,16 +170,23 @@ class _Session:
             layer.in_rms, layer.sens, layer.in_shape = in_rms, spread, tuple(given.shape)
             layer.out_rms = out_rms if layer.out_rms is None else max(layer.out_rms, out_rms)
 
-    def weight_used(self, weight: Any, given: Any, result: torch.Tensor) -> None:
-        """A parameter was handed to `F.linear` or `F.conv…` by a module of another kind: that is a weight layer too."""
-        name = self.elsewhere.get(id(weight))
-        if name is None or not isinstance(given, torch.Tensor):
-            return
+    def weight_used(self, weight: Any, given: Any, result: Any, path: str) -> None:
+        """A weight was handed to `F.linear`, `F.conv…` or attention by a module that is not its layer (`path`).
+
+        So work tied heads, users' own layers, and layers whose weight another module borrows.
+        """
+        name = self.weights.get(id(weight))
+        if name is None or any(layer.name == name for layer in self.by_module.get(path, ())):
+            return  # the layer's own call reports itself
         layer = next((layer for layer in self.layers if layer.name == name), None)
         if layer is None:
             layer = _layer(self.capture, name)
             self.layers.append(layer)
-        self.note([layer], given, result, None)
+        tensors = tensors_in(result)
+        if isinstance(given, torch.Tensor):
+            self.note([layer], given, tensors[0], None)
+        elif not self.finished:  # inside attention: what arrived was not seen
+            layer.executed, layer.detached = True, layer.detached and not torch.is_grad_enabled()
 
     # Loss -------------------------------------------------------------------------------------------------------------
 
@@ -259,6 +267,11 @@ class _Session:
             self.forward(_Observer(self, watch))
 
 
+def argument(name: str, position: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An argument of a call, however it was passed; None if it was not."""
+    return args[position] if position < len(args) else kwargs.get(name)
+
+
 class NoDropout(TorchFunctionMode):
     """Functional dropout runs with rate 0."""
 
@@ -305,8 +318,10 @@ class _Observer(NoDropout):
         out = super().__torch_function__(func, types, args, kwargs)
         name = getattr(func, "__name__", "").rstrip("_")
         if name in WEIGHT_FUNCTIONS:
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
-            self.session.weight_used(weight, args[0] if args else kwargs.get("input"), out)
+            given, weight = argument("input", 0, args, kwargs), argument("weight", 1, args, kwargs)
+            self.session.weight_used(weight, given, out, self.watch.path)
+        elif name == "multi_head_attention_forward":
+            self.session.weight_used(argument("out_proj_weight", 11, args, kwargs), None, out, self.watch.path)
         elif name in UNITS and not self.session.finished and isinstance(out, torch.Tensor) and out.numel():
             self.session.probe.units.append(_unit(name, out.detach(), self.watch.path))
         return out
@@ -464,23 +479,23 @@ def _is_weight(name: str, tensor: torch.Tensor) -> bool:
     return last.startswith("weight") and last != "weight_g" and tensor.dim() >= 2 and tensor.numel() > 0
 
 
-def _weights_elsewhere(capture: Capture) -> dict[int, str]:
-    """Weights that belong to other modules (embeddings, users' own layers), by identity."""
-    names: dict[int, str] = {}
+def _weights(capture: Capture) -> dict[int, str]:
+    """Everything that may act as a weight, by identity; a layer's own name before an embedding's."""
+    names = {id(layer.facts.tensor): layer.name for layer in _layers(capture)}
     for name, facts in capture.parameters.items():
-        module = capture.modules.get(facts.module)
-        if module is not None and not isinstance(module.module, WEIGHT_LAYERS) and _is_weight(name, facts.tensor):
+        if _is_weight(name, facts.tensor):
             names.setdefault(id(facts.tensor), name)
-    held = {id(layer.facts.tensor) for layer in _layers(capture)}
-    return {key: name for key, name in names.items() if key not in held}
+    return names
 
 
-def _by_module(layers: list[LayerProbe]) -> dict[str, list[LayerProbe]]:
+def _by_module(capture: Capture, layers: list[LayerProbe]) -> dict[str, list[LayerProbe]]:
     """Layers by path of the modules that run them: a tied weight is run by several."""
     paths: dict[str, list[LayerProbe]] = {}
     for layer in layers:
         for name in (layer.name, *layer.tied):
-            paths.setdefault(name.rpartition(".")[0], []).append(layer)
+            module = capture.modules.get(name.rpartition(".")[0])
+            if module is not None and isinstance(module.module, WEIGHT_LAYERS):
+                paths.setdefault(module.path, []).append(layer)
     return paths
 
 

@@ -148,7 +148,9 @@ def chosen_at(capture: Capture, rate: LiveRate) -> Location:
 def written_at(place: Location) -> Iterator[tuple[Source, written.Rate]]:
     """The rates that the source hands over in calls on this line; none for a file that cannot be read."""
     source = _source(place.path)
-    for rate in written.rates(source) if source is not None else ():
+    if source is None:
+        return
+    for rate in written.rates(source):
         if rate.call.lineno <= place.row <= (rate.call.end_lineno or rate.call.lineno):
             yield source, rate
 

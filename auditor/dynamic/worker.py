@@ -160,11 +160,15 @@ class Worker:
         child.trim_output()
         if child.resident() > self.memory * GIGABYTE:
             where = child.whereabouts()
-            raise WorkerError("memory", f"the memory limit of {self.memory:g} GB was exceeded{where}; {MORE_MEMORY}", child.output())
+            raise WorkerError(
+                "memory", f"the memory limit of {self.memory:g} GB was exceeded{where}; {MORE_MEMORY}", child.output()
+            )
         if time.monotonic() > deadline:
             where = child.whereabouts()
             advice = "raise it with `--timeout` if the code just needs longer"
-            raise WorkerError("timeout", f"the time limit of {seconds:g} s was reached{where}; {advice}", child.output())
+            raise WorkerError(
+                "timeout", f"the time limit of {seconds:g} s was reached{where}; {advice}", child.output()
+            )
 
     def _died(self, child: _Child, code: int) -> WorkerError:
         output = child.output()
@@ -390,7 +394,9 @@ def _answer(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         json.dumps(result)
         return {"result": result}
     except SystemExit as error:
-        message = f"the code called `sys.exit({error.code!r})`; remove it from what an import, constructor or forward runs"
+        message = (
+            f"the code called `sys.exit({error.code!r})`; remove it from what an import, constructor or forward runs"
+        )
         return {"failure": {"kind": "exit", "message": message}}
     except BaseException as error:
         if out_of_memory(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -25,6 +26,12 @@ class ClaimResult:
     after: float | str | None = None
     tolerance: float | None = None
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        for side in ("before", "after"):
+            value = getattr(self, side)
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
+                object.__setattr__(self, side, str(value))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClaimResult:

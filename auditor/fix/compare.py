@@ -296,7 +296,12 @@ def _result(
     claim: Claim, holds: bool | None, worst: Difference | None = None, detail: str = "", **figures: Any
 ) -> ClaimResult:
     if worst is not None:
-        figures = {"before": 0.0, "after": worst.error, "tolerance": worst.tolerance, **figures}
+        figures = {
+            "before": 0.0,
+            "after": worst.error if math.isfinite(worst.error) else "unequal",
+            "tolerance": worst.tolerance,
+            **figures,
+        }
     return ClaimResult(claim.text, claim.must, holds, detail=detail, **figures)
 
 

@@ -90,7 +90,7 @@ class Prover:
     def _certificate(self, finding: Finding, model: str, proof: Mapping[str, Any] | None, diff: str) -> Certificate:
         assert finding.fix is not None
         claimed = {claim.text for claim in (*finding.fix.keeps, *finding.fix.gains)}
-        record = {
+        record: dict[str, Any] = {
             "code": finding.code,
             "name": finding.name,
             "path": self.path,

@@ -75,10 +75,15 @@ def drop_symptoms(findings: Sequence[Finding], rules: Sequence[Rule]) -> list[Fi
         for finding in findings
         if not any(
             other.code in causes.get(finding.code, ())
-            and (other.location.covers(finding.location) or set(other.modules) & set(finding.modules))
+            and (other.location.covers(finding.location) or _same_layer(other, finding))
             for other in findings
         )
     ]
+
+
+def _same_layer(one: Finding, other: Finding) -> bool:
+    """Whether both speak of one layer of one model."""
+    return not set(one.modules).isdisjoint(other.modules) and not set(one.models).isdisjoint(other.models)
 
 
 def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResult:

@@ -205,12 +205,12 @@ class Flow:
         return None
 
     def _assign(self, target: ast.expr, value: ast.expr, env: dict[str, Value | _Layers]) -> None:
-        if isinstance(target, (ast.Tuple, ast.List)) and isinstance(value, (ast.Tuple, ast.List)):
-            if len(target.elts) == len(value.elts):
-                values = [self._value(item, env) for item in value.elts]
-                for inner, inner_value in zip(target.elts, values, strict=True):
-                    self._bind(inner, inner_value, env)
-                return
+        sequences = (ast.Tuple, ast.List)
+        if isinstance(target, sequences) and isinstance(value, sequences) and len(target.elts) == len(value.elts):
+            values = [self._value(item, env) for item in value.elts]
+            for inner, inner_value in zip(target.elts, values, strict=True):
+                self._bind(inner, inner_value, env)
+            return
         if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
             match value:
                 case ast.Attribute(value=ast.Name(id="self"), attr=attr) if self.owner.layers(attr):

@@ -379,14 +379,13 @@ class _Application:
             elif held in kept:
                 for lifted in self.lift(held):
                     self.state.modes[lifted] = self.lift_modes(modes, lifted)
-        for (owner, name), objects in end.fields.items():
+        for (owner, attribute), objects in end.fields.items():
             if owner in kept or (isinstance(owner, Place) and not owner.opaque):
-                owners = self.lift(owner)
-                self.interpreter.store(owners, name, self.lift_all(objects), self.state)
+                self.interpreter.store(self.lift(owner), attribute, self.lift_all(objects), self.state)
         for name, objects in end.names.items():
             if isinstance(name, Place) and name.scope is not self.function:
-                mine = name.scope is self.interpreter.scope
-                self.state.names[name.name if mine else name] = self.lift_all(objects)
+                key: str | Place = name.name if name.scope is self.interpreter.scope else name
+                self.state.names[key] = self.lift_all(objects)
         return self.lift_all(self.summary.returned)
 
     def _reachable(self, end: State) -> set[Object]:

@@ -33,7 +33,8 @@ class Resolver:
         self.stars: list[str] = []
         self._read_imports(module)
         self.definitions: dict[str, list[ast.AST]] = {}
-        for node in tree.all(ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef):
+        classes, functions = tree.all(ast.ClassDef), tree.all(ast.FunctionDef)
+        for node in (*classes, *functions, *tree.all(ast.AsyncFunctionDef)):
             if isinstance(tree.parent(node), (ast.Module, ast.If, ast.Try)):
                 self.definitions.setdefault(node.name, []).append(node)
         self._stored: dict[str, list[ast.Name]] = {}

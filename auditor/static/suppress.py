@@ -21,7 +21,8 @@ def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[F
         return findings, []
     lines = text.split("\n")
     whole_file = [match["codes"] for match in _FILE.finditer(text)]
-    stand, silenced = [], []
+    stand: list[Finding] = []
+    silenced: list[Finding] = []
     for finding in findings:
         rows = {finding.location.row, finding.location.end_row or finding.location.row}
         comments = [lines[row - 1] for row in sorted(rows) if 0 < row <= len(lines)]

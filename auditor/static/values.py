@@ -103,7 +103,7 @@ def _through_name(source: Source, name: ast.Name, depth: int, follow: Follow, bi
     while True:
         if _stores(source, name.id, scope):
             local = scope is source.function_of(name)
-            values = bindings(source, name) if local else _all_bindings(source, name, scope)
+            values = bindings(source, name) if local else _bindings_in(source, name.id, scope)
             return _all(follow(source, value, depth - 1) for value in values)
         if scope is None:
             return []
@@ -116,15 +116,14 @@ def _stores(source: Source, name: str, scope: Function | None) -> list[ast.Name]
     return [store for store in source.names.stores(name) if source.function_of(store) is scope]
 
 
-def _all_bindings(source: Source, name: ast.Name, scope: Function | None = None) -> list[ast.expr]:
+def _all_bindings(source: Source, name: ast.Name) -> list[ast.expr]:
+    return _bindings_in(source, name.id, source.function_of(name))
+
+
+def _bindings_in(source: Source, name: str, scope: Function | None) -> list[ast.expr]:
     """Everything assigned to a name in a scope; empty if one of the bindings is no plain assignment."""
-    values = []
-    for store in _stores(source, name.id, scope or source.function_of(name)):
-        value = _assigned(source.tree.parent(store), name.id)
-        if value is None:
-            return []
-        values.append(value)
-    return values
+    values = [_assigned(source.tree.parent(store), name) for store in _stores(source, name, scope)]
+    return [value for value in values if value is not None] if None not in values else []
 
 
 def _assigned(statement: ast.AST | None, name: str) -> ast.expr | None:

@@ -3,8 +3,8 @@
 ## What it finds
 Initial weights so large that the model starts far off the scale. In source: a chain of linear or convolutional layers
 without normalisation or residual connections, whose widths and initialisers predict a gain of more than three decades.
-On the running model: a layer's output with an rms above 1000, logits with a standard deviation above 100 or a loss above
-100 ln C; and, as a warning, weights whose mean outweighs their spread, as those drawn from U(0, 1) do.
+On the running model: a layer's output with an rms above 1000, logits with a standard deviation above 100 or a loss
+above 100 ln C; and, as a warning, weights whose mean outweighs their spread, as those drawn from U(0, 1) do.
 
 ## Why it matters
 Each layer multiplies the signal's mean square by fan-in · Var(w) · E[φ²], which for N(0, 1) weights is hundreds. The

@@ -96,7 +96,8 @@ def predicted(source: Source) -> Iterator[Finding]:
             rms = math.sqrt(chain.signal.head_input)
             yield rule.finding(
                 chain.write.node,
-                f"with these weights an input of rms 1 reaches the last of {len(chain.links)} layers as about {rms:.0e}",
+                f"with these weights an input of rms 1 has shrunk to about {rms:.0e} at the last of"
+                f" {len(chain.links)} layers",
                 activation=chain.activation,
                 predicted_rms=rms,
                 tolerance_decades=chain.signal.tolerance / 2,

@@ -45,7 +45,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
-from auditor.fix.claims import gradients, outputs, parameters
+from auditor.fix.claims import outputs
 from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
 from auditor.static.followed import Followed, followed_by_norm
@@ -127,7 +127,7 @@ def _used_elsewhere(capture: Capture, bias: object, nodes: list[NodeFacts]) -> b
 @rule.fix(
     "build the layer with `bias=False`",
     applicability="unsafe",
-    keeps=[outputs(mode="train"), gradients(mode="train")],
+    keeps=[outputs(mode="train")],
 )
 def drop_the_bias(source: Source, finding: Finding) -> Edit | None:
     call = source.node_at(finding.location, ast.Call)

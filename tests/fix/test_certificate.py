@@ -73,3 +73,9 @@ def test_other_versions_and_verdicts_are_refused() -> None:
         certificate(verdict="perhaps")
     assert certificate(verdict="validated").accepted
     assert not certificate().accepted
+
+
+def test_figures_are_numbers_that_json_has() -> None:
+    assert ClaimResult("x", "improve", False, float("nan"), float("inf")) == ClaimResult(
+        "x", "improve", False, "nan", "inf"
+    )

@@ -1,0 +1,118 @@
+"""A model evaluated in train mode.
+
+## What it finds
+A model with layers that depend on the mode (Dropout, BatchNorm, stochastic depth, an own `if self.training`) that is
+run for evaluation, prediction or export while it is in train mode for sure: it was just built, or `train()` was the
+last call, and no function, caller, constructor or context manager on the way put it in eval mode.
+
+## Why it matters
+Dropout stays on and BatchNorm normalises with the statistics of the evaluation batch, and even updates its running
+statistics from it. Figures are wrong, predictions depend on what else is in the batch, and no error is raised.
+
+## Example
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+
+        def forward(self, x):
+            return self.net(x)
+
+    def evaluate(model, loader):
+        correct = 0
+        with torch.no_grad():
+            for x, y in loader:
+                correct += (model(x).argmax(1) == y).sum().item()
+        return correct
+
+    def main(test_loader):
+        model = Net()
+        model.load_state_dict(torch.load("net.pt"))
+        print(evaluate(model, test_loader))
+
+## Use instead
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+
+        def forward(self, x):
+            return self.net(x)
+
+    def evaluate(model, loader):
+        correct = 0
+        model.eval()
+        with torch.no_grad():
+            for x, y in loader:
+                correct += (model(x).argmax(1) == y).sum().item()
+        return correct
+
+    def main(test_loader):
+        model = Net()
+        model.load_state_dict(torch.load("net.pt"))
+        print(evaluate(model, test_loader))
+
+## When to ignore it
+Where randomness in evaluation is the purpose (Monte-Carlo dropout), or where batch statistics are wanted at test time.
+
+## References
+- https://pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import outputs, parameters, state_dict_keys
+from auditor.fix.edit import Edit, insert_after, insert_before
+from auditor.rule import Category, Rule, span
+from auditor.static.mode_paths import Evaluated, mode_paths
+from auditor.static.source import Source
+
+rule = Rule(
+    __name__,
+    code="MOD001",
+    category=Category.CORRECTNESS,
+    severity=Severity.WARNING,
+    summary="model evaluated in train mode",
+    triggers=("no_grad", "inference_mode", "set_grad_enabled", "jit.trace", "def eval", "def test", "def valid",
+              "def predict", "def infer"),
+)  # fmt: skip
+
+
+@rule.static
+def evaluated_while_training(source: Source) -> Iterator[Finding]:
+    """A model that provably depends on its mode, provably in train mode where it is evaluated."""
+    for found in mode_paths(source).evaluated:
+        action = "traced" if found.traced else "evaluated"
+        message = f"`{found.receiver}` is {action} in train mode: no `{found.receiver}.eval()` on any path to this call"
+        yield rule.finding(found.site, message, notes=list(_notes(found)))
+
+
+def _notes(found: Evaluated) -> Iterator[Note]:
+    for call in found.chain:
+        yield Note(span(call), "called here")
+    for setting in found.settings:
+        if setting.node is not None:
+            text = "built here, in train mode" if setting.built else "put in train mode here"
+            yield Note(span(setting.node), text)
+
+
+@rule.fix(
+    "call `eval()` before the evaluation",
+    applicability="unsafe",
+    keeps=[parameters(), state_dict_keys(), outputs(mode="eval")],
+)
+def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None:
+    site = source.node_at(finding.location, ast.Call)
+    found = next((item for item in mode_paths(source).evaluated if item.site is site), None)
+    if found is None:
+        return None
+    edits = [insert_before(found.region, f"{found.receiver}.eval()")]
+    if found.trains_again:
+        if any(isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom)) for node in ast.walk(found.region)):
+            return None  # a `train()` after the evaluation would not be reached
+        edits.append(insert_after(found.region, f"{found.receiver}.train()"))
+    return edits
