@@ -1,4 +1,4 @@
-"""How to call a constructor that needs arguments: from the file's own calls, configuration classes, names and annotations."""
+"""How to call a constructor: from the file's own calls, configuration classes, names and annotations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import nn
 
 CONFIG_NAME = re.compile(r"^(.*_)?(config|cfg|conf|args|opts?|hparams|hps|hp|params|options|settings)$")
 MODEL_NAME = re.compile(
-    r"^(?!d_model|dim_model|n_model)(.*_)?(model|net|network|backbone|encoder|decoder|module|base|student|teacher|vit|transformer)$"
+    r"^(?!d_model|dim_model|n_model)(.*_)?"
+    r"(model|net|network|backbone|encoder|decoder|module|base|student|teacher|vit|transformer)$"
 )
 
 # The first pattern that is found in a parameter's name gives its value: small, and so that they fit each other
@@ -308,9 +309,9 @@ def _by_name(name: str, scope: Scope, alternative: int) -> Argument:
     if MODEL_NAME.match(lowered):
         return _model(name, scope, alternative)
     if re.search(r"^(act|activation|nonlinearity|act_fn|activation_fn|fn|func|f)$", lowered):
-        choices: tuple[Any, ...] = (nn.ReLU(), nn.ReLU, "relu")
-        choice = choices[alternative] if "f" != lowered[0] else nn.Identity()
-        return Argument(repr(choice) if not isinstance(choice, type) else choice.__name__, lambda: choice)
+        if lowered[0] == "f":
+            return Argument("Identity()", nn.Identity)
+        return (Argument("ReLU()", nn.ReLU), constant(nn.ReLU), constant("relu"))[alternative]
     if re.search(r"norm_layer|act_layer|conv_layer|_layer$|_class$|_cls$", lowered):
         return constant(_lookup(CLASSES, lowered, nn.Identity))
     if lowered == "block":

@@ -1,4 +1,4 @@
-"""Constructs a model under recorders: which line made each layer, which line last wrote each parameter, what no line wrote."""
+"""Constructs a model under recorders: which line made each layer, which last wrote each parameter, what none wrote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -171,7 +171,7 @@ class _Recorder:
             recorder.inherit(module, duplicate)
             return duplicate
 
-        nn.Module.__init__ = recorded_init  # type: ignore[method-assign]
+        setattr(nn.Module, "__init__", recorded_init)  # noqa: B010 - a method, to the type checker
         self.stack.callback(setattr, nn.Module, "__init__", original_init)
         nn.Module.__deepcopy__ = recorded_deepcopy  # type: ignore[attr-defined]
         self.stack.callback(delattr, nn.Module, "__deepcopy__")
@@ -196,12 +196,12 @@ class _Recorder:
     def record(self, tensor: torch.Tensor, write: Write) -> None:
         storage = _storage(tensor)
         if storage is not None:
-            self.writes[storage._cdata] = StorageWeakRef(storage), write
+            self.writes[storage._cdata] = StorageWeakRef(storage), write  # type: ignore[no-untyped-call]
 
     def write_to(self, tensor: object) -> Write | None:
         storage = _storage(tensor)
         entry = self.writes.get(storage._cdata) if storage is not None else None
-        return entry[1] if entry is not None and not entry[0].expired() else None
+        return entry[1] if entry is not None and not entry[0].expired() else None  # type: ignore[no-untyped-call]
 
     def log(self, model: nn.Module) -> BuildLog:
         log = BuildLog()
@@ -218,11 +218,12 @@ class _Recorder:
 
 def _copy_object(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """What `copy.deepcopy` does for an object with no `__deepcopy__` of its own."""
-    make, arguments, state, *_ = module.__reduce_ex__(4)
-    duplicate: nn.Module = make(*arguments)  # type: ignore[operator]
+    recipe: Any = module.__reduce_ex__(4)
+    make, arguments, state, *_ = recipe
+    duplicate: Any = make(*arguments)
     memo[id(module)] = duplicate
-    duplicate.__setstate__(copy.deepcopy(state, memo))  # type: ignore[arg-type]
-    return duplicate
+    duplicate.__setstate__(copy.deepcopy(state, memo))
+    return cast(nn.Module, duplicate)
 
 
 class _Assignments(TorchFunctionMode):
@@ -241,11 +242,11 @@ class _Assignments(TorchFunctionMode):
         return result
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation: fills what is created uninitialised, records what is created or written in place."""
 
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recorder = recorder
 
     def __torch_dispatch__(
@@ -266,7 +267,7 @@ class _Operations(TorchDispatchMode):
         return result
 
     def note(self, name: str, tensor: torch.Tensor, created: bool) -> None:
-        """Record the write, unless it covers little of a tensor that was filled before (a padding row, a gate's bias)."""
+        """Record the write, unless it covers little of a tensor that was filled before (a padding row)."""
         before = self.recorder.write_to(tensor)
         storage = _storage(tensor)
         if storage is None:

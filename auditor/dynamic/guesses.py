@@ -255,17 +255,17 @@ Maker = Callable[[Facts, str], list[Item]]
 
 def first_guesses(facts: Facts) -> Iterator[Guess]:
     """All arguments at their first choice, then one after the other at its alternatives."""
-    choices = {p.name: choices(facts, p) for p in needed(facts)}
-    if not choices and not facts.parameters:
-        choices = {"*0": _main(facts, facts.first)}  # forward(*args)
-    if any(not options for options in choices.values()):
+    offers = {p.name: choices(facts, p) for p in needed(facts)}
+    if not offers and not facts.parameters:
+        offers = {"*0": _main(facts, facts.first)}  # forward(*args)
+    if any(not options for options in offers.values()):
         return
-    first: dict[str, Item] = {name: options[0] for name, options in choices.items()}
+    first: dict[str, Item] = {name: options[0] for name, options in offers.items()}
     guesses = [Guess(first)]
-    guesses += [Guess({**first, name: option}) for name, options in choices.items() for option in options[1:]]
-    if len(choices) > 1:
-        for row in itertools.islice(itertools.zip_longest(*choices.values()), 1, 8):
-            items = {name: option or first[name] for name, option in zip(choices, row, strict=True)}
+    guesses += [Guess({**first, name: option}) for name, options in offers.items() for option in options[1:]]
+    if len(offers) > 1:
+        for row in itertools.islice(itertools.zip_longest(*offers.values()), 1, 8):
+            items = {name: option or first[name] for name, option in zip(offers, row, strict=True)}
             guesses.append(Guess(items))
     yield from (_oriented(guess, facts) for guess in guesses)
 
@@ -635,7 +635,8 @@ BY_NAME: tuple[tuple[str, Maker], ...] = (
     (r"^(x|feat|feats|features|node_feat\w*|h)$", _nodes),
     (r"mask$|^mask|padding", _mask),
     (r"(^|_)(lengths?|lens?|seq_lens?)$", _sizes_of_samples),
-    (r"^(input_ids|decoder_input_ids|token_ids|tokens?|ids|idx|indices|input_tokens|words?|sentences?|texts?|captions?)$", _tokens),
+    (r"^(input_ids|decoder_input_ids|token_ids|tokens?|ids|idx|indices|input_tokens)$", _tokens),
+    (r"^(words?|sentences?|texts?|captions?)$", _tokens),
     (r"^(src|tgt|trg|source|target_seq|seq|sequence|input_seq)$", _tokens),
     (r"(user|item|movie|product|node)_?(ids?|idx|index|indices)?s?$", _entity),
     (r"_ids$", _tokens),
@@ -643,10 +644,11 @@ BY_NAME: tuple[tuple[str, Maker], ...] = (
     (r"^(videos?|clips?|frames|pixel_values_videos)$", _video),
     (r"^(audios?|wav|waveforms?|wave|signal|speech|raw_audio|input_values)$", _audio),
     (r"^(spec|spectrograms?|mels?|mel_spec|input_features)$", _spectrogram),
-    (r"^(t|ts|time|times|timesteps?|time_step|diffusion_step|sigmas?|noise_levels?|noise_level|log_snr|snr|alpha_t)$", _time),
+    (r"^(t|ts|times?|timesteps?|time_step|diffusion_step|sigmas?|noise_levels?|log_snr|snr|alpha_t)$", _time),
     (r"^(y|ys|labels?|class_labels?|targets?|gt|ground_truth|y_true|classes|class_ids?|gold)$", _labels),
-    (r"^(encoder_hidden_states|context|ctx|cond|condition|conditioning|memory|mem|text_embeds?|enc_outputs?|encoder_outputs?|encoder_out|enc)$", _context),
+    (r"^(encoder_hidden_states|enc_outputs?|encoder_outputs?|encoder_out|enc|text_embeds?)$", _context),
+    (r"^(context|ctx|cond|condition|conditioning|memory|mem)$", _context),
     (r"^(z|noise|latents?|eps)$", _latent),
     (r"^(h|hx|hidden|hidden_state|prev_hidden|state|states|h0|h_0|hc|init_state|h_prev|prev_state|c0|cell)$", _hidden),
     (r"^(q|k|v|query|key|value|queries|keys|values)$", _bridge),
-)  # fmt: skip
+)

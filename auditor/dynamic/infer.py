@@ -111,12 +111,12 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess]) 
 
 def _hinted(facts: Facts, hints: Sequence[tuple[int, ...]]) -> Iterator[Guess]:
     """Shapes that the user's file makes, with our batch size, for a model of one float argument."""
-    needed = needed(facts)
-    if len(needed) != 1:
+    required = needed(facts)
+    if len(required) != 1:
         return
     for shape in dict.fromkeys(hints):
         if len(shape) > 1 and math.prod(shape[1:]) <= 3 * 512 * 512:
-            yield Guess({needed[0].name: Leaf("float", (facts.batch, *shape[1:]))})
+            yield Guess({required[0].name: Leaf("float", (facts.batch, *shape[1:]))})
 
 
 def _spec(guess: Guess, facts: Facts) -> Spec:

@@ -83,8 +83,8 @@ class Leaf:
         drawn = torch.float32 if not target.is_complex else torch.complex64
         if self.high is None:
             return torch.randn(self.shape, generator=generator, dtype=drawn).to(target)
-        low = self.low or 0.0
-        return (torch.rand(self.shape, generator=generator) * (self.high - low) + low).to(target)
+        start = self.low or 0.0
+        return (torch.rand(self.shape, generator=generator) * (self.high - start) + start).to(target)
 
 
 @dataclass(frozen=True, slots=True)

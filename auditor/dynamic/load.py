@@ -170,7 +170,8 @@ def _import_alone(file: Path) -> types.ModuleType:
     text = _finder.texts.get(str(file))
     loader = _TextLoader(name, str(file), text) if text is not None else None
     spec = importlib.util.spec_from_file_location(name, file, loader=loader)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

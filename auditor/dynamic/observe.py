@@ -25,7 +25,8 @@ class LayerProbe:
     row, at the start and after the steps. `spike`: strength of the mean against the bulk (above 1: a rank-one spike).
     `live_step`: first step, from 1, with a gradient other than 0. `exempt`: why repeated rows are by design.
     `activation` follows it without another weight layer or addition between; `normalised_after`: a norm comes first.
-    `tied`: other names of the same tensor. `detached`: it only ran without gradients being recorded.
+    `tied`: other names of the same tensor. `detached`: it only ran without gradients being recorded. `connected`: the
+    loss depends on it as far as autograd knows (False: its output goes nowhere, or was detached).
     """
 
     name: str
@@ -46,6 +47,7 @@ class LayerProbe:
     normalised_after: bool = False
     executed: bool = False
     detached: bool = True
+    connected: bool = False
     order: int | None = None
     in_rms: float | None = None
     out_rms: float | None = None

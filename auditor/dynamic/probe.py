@@ -228,8 +228,10 @@ class _Session:
             for (name, parameter), gradient in zip(self.parameters, gradients, strict=True):
                 peak = None if gradient is None else _peak(gradient)
                 layer = by_id.get(id(parameter))
-                if peak and layer is not None and layer.live_step is None:
-                    layer.live_step = step
+                if layer is not None and gradient is not None:
+                    layer.connected = True
+                if layer is not None and peak and layer.live_step is None:
+                    layer.live_step, layer.executed = step, True
                 if step == 1:
                     self.probe.gradients[name] = None if gradient is None else rms(_dense(gradient))
                     if layer is not None:

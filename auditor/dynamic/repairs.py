@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from torch import nn
 
 from auditor.dynamic.guesses import Facts, Guess, choices, dictionary, read_keys, width_of
 from auditor.dynamic.inputs import Group, Leaf, Value
-
 
 Repair = Callable[[Guess, "re.Match[str]", Facts], Iterable[Guess]]
 
@@ -349,18 +347,39 @@ def _free_axes(leaf: Leaf) -> range:
     return range(1, len(leaf.shape) if len(leaf.shape) < 4 else 0)
 
 
+def _last_reversed(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
+    got, wanted = _ints(match)
+    yield from _replace_axis(guess, -1, got, wanted)
+
+
+def _normalised(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
+    got, wanted = _ints(match)
+    yield from _replace_axis(guess, 1, got, wanted)
+
+
+def _permuted(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
+    yield from ranked(guess, 4, facts)
+    yield from ranked(guess, 3, facts)
+
+
+def _image_size(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
+    size = _ints(match)[-1]
+    for name, leaf in guess.leaves.items():
+        if len(leaf.shape) >= 4:
+            yield guess.reshaped(name, (*leaf.shape[:-2], size, size))
+
+
 REPAIRS: tuple[tuple[str, Repair], ...] = (
     (r"to have (\d+) channels, but got (\d+) channels", _channels),
-    (r"running_mean should contain (?P<got>\d+) elements not (?P<wanted>\d+)", lambda g, m, f: _replace_axis(g, 1, int(m["got"]), int(m["wanted"]))),
-    (r"Expected weight to be a vector of size equal to the number of channels in input, but got weight of shape \[(\d+)\] and input of shape \[\d+, (\d+)", _channels),
+    (r"running_mean should contain (\d+) elements not (\d+)", _normalised),
+    (r"number of channels in input, but got weight of shape \[(\d+)\] and input of shape \[\d+, (\d+)", _channels),
     (r"shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", _product),
-    (r"size mismatch, got input \((\d+)\), mat \((\d+)x(\d+)\), vec \((\d+)\)", lambda g, m, f: _last_pair(g, int(m[3]), int(m[4]))),
     (r"input_size\. Expected (\d+), got (\d+)", _last),
-    (r"has inconsistent input_size: got (\d+),? expected (\d+)", lambda g, m, f: _replace_axis(g, -1, int(m[1]), int(m[2]))),
+    (r"has inconsistent input_size: got (\d+),? expected (\d+)", _last_reversed),
     (r"expecting embedding dimension of (\d+), but got (\d+)", _last),
-    (r"normalized_shape=\[(?:\d+, )*(\d+)\], expected input with shape \[\*, .*but got input of size ?\[(?:\d+, )*(\d+)\]", _last),
-    (r"[Ii]nput image (?:size|height|width) \((\d+).*?\).*?model.*?\((\d+)", lambda g, m, f: _image_size(g, int(m[2]))),
-    (r"[Ii]nput (?:size|height|width) \((\d+)\) doesn't match model \((\d+)\)", lambda g, m, f: _image_size(g, int(m[2]))),
+    (r"expected input with shape \[\*, (?:\d+, )*(\d+)\], but got input of size ?\[(?:\d+, )*(\d+)\]", _last),
+    (r"[Ii]nput image (?:size|height|width) \((?:\d+).*?\).*?model.*?\((\d+)", _image_size),
+    (r"[Ii]nput (?:size|height|width) \((?:\d+)\) doesn't match model \((\d+)\)", _image_size),
     (r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)", _unequal),
     (r"Expected size (\d+) but got size (\d+)", _unequal),
     (r"shape '(\[.*?\])' is invalid for input of size (\d+)", _invalid_view),
@@ -378,21 +397,15 @@ REPAIRS: tuple[tuple[str, Repair], ...] = (
     (r"Tensors must have same number of dimensions: got (\d+) and (\d+)", _same_rank),
     (r"Dimension out of range .* but got (\d)", _one_more),
     (r"too many indices for tensor of dimension (\d)", _one_more),
-    (r"number of dims don't match in permute|number of dimensions in the tensor input does not match", lambda g, m, f: itertools.chain(ranked(g, 4, f), ranked(g, 3, f))),
-    (r"Kernel size can't be greater|Output size is too small|Padding size should be less|more than 1 value per channel|non-empty|smaller than kernel|too small|cannot be empty", _larger),
+    (r"number of dims don't match in permute|number of dimensions in the tensor input does not match", _permuted),
+    (r"Kernel size can't be greater|Output size is too small|Padding size should be less", _larger),
+    (r"more than 1 value per channel|non-empty|smaller than kernel|too small|cannot be empty", _larger),
     (r"index out of range|out of bounds|is out of range|Target \d+ is out", _smaller_range),
-    (r"Expected tensor for argument #1 'indices'|must be .*(?:Long|Int)|expected scalar type Long|tensors used as indices|one_hot is only applicable to index|dtype int64|Index tensor must", _to_integers),
-    (r"got Long|found Long|\(long int\)|LongTensor|not implemented for 'Long'|long int|c10::Half|[Gg]ot:? Long|torch\.int64|should be the same", _to_floats),
+    (r"Expected tensor for argument #1 'indices'|must be .*(?:Long|Int)|expected scalar type Long", _to_integers),
+    (r"tensors used as indices|one_hot is only applicable to index|dtype int64|Index tensor must", _to_integers),
+    (r"[Gg]ot:? Long|found Long|\(long int\)|LongTensor|not implemented for 'Long'|long int", _to_floats),
+    (r"torch\.int64|should be the same", _to_floats),
     (r"mask.*(?:Bool|bool)|BoolTensor|expected.*bool", _to_boolean),
-    (r"must be tuples of ints|new\(\): invalid data type|only integer tensors|indices must be|has no attribute '(?:keys|items|get)'|too many indices|Tensor.*string", _subscripted),
-)  # fmt: skip
-
-
-def _last_pair(guess: Guess, wanted: int, got: int) -> Iterator[Guess]:
-    yield from _replace_axis(guess, -1, got, wanted)
-
-
-def _image_size(guess: Guess, size: int) -> Iterator[Guess]:
-    for name, leaf in guess.leaves.items():
-        if len(leaf.shape) >= 4:
-            yield guess.reshaped(name, (*leaf.shape[:-2], size, size))
+    (r"must be tuples of ints|new\(\): invalid data type|only integer tensors|indices must be", _subscripted),
+    (r"has no attribute '(?:keys|items|get)'|too many indices|Tensor.*string", _subscripted),
+)

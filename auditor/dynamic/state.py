@@ -106,11 +106,11 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
             registry.update(entries)
         for module, training in flags:
             module.training = training  # scripted modules keep it outside their attributes
-        for state in tensors:
-            state.restore()
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
         generators.restore()
+        for state in tensors:
+            state.restore()
 
 
 def _tensors_of(model: torch.nn.Module, attributes: list[tuple[torch.nn.Module, dict[str, Any]]]) -> list[torch.Tensor]:
@@ -128,8 +128,7 @@ class _TensorState:
         self.tensor = tensor
         self.leaf = tensor.is_leaf
         self.requires_grad = tensor.requires_grad
-        self.gradient = tensor.grad if self.leaf else None
-        self.gradient_values = None if self.gradient is None else self.gradient.detach().clone()
+        self.gradient = _TensorState(tensor.grad) if self.leaf and tensor.grad is not None else None
         self.lazy = bool(is_lazy(tensor))
         self.data = None if self.lazy else tensor.data  # unlike detach(), leaves the version counter alone
         self.values = None if self.data is None else self.data.clone()
@@ -137,16 +136,17 @@ class _TensorState:
     def restore(self) -> None:
         if self.data is None or self.values is None:
             return  # a lazy parameter has no values to go back to
+        if self.leaf:
+            self.tensor.grad = None  # its dtype would have to agree with the tensor's at every moment
         with torch.no_grad():
             if self.leaf and self._moved():
                 self.tensor.data = self.data
             self.data.copy_(self.values)
-            if self.gradient is not None and self.gradient_values is not None:
-                self.gradient.copy_(self.gradient_values)
-        if self.leaf:
-            if self.tensor.requires_grad != self.requires_grad:
-                self.tensor.requires_grad_(self.requires_grad)
-            self.tensor.grad = self.gradient
+        if self.leaf and self.tensor.requires_grad != self.requires_grad:
+            self.tensor.requires_grad_(self.requires_grad)
+        if self.gradient is not None:
+            self.gradient.restore()
+            self.tensor.grad = self.gradient.tensor
 
     def _moved(self) -> bool:
         """Whether the tensor now has another storage, shape or dtype (`.float()`, `.data = …`, `resize_`)."""

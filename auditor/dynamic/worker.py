@@ -178,7 +178,9 @@ class Worker:
         name = signal.Signals(-code).name
         where = _place(output)
         if name == "SIGKILL":
-            advice = f"this is what the system does when memory runs out: lower `--memory` (now {self.memory:g} GB) or the model's size"
+            advice = (
+                f"so it goes when memory runs out: use a smaller model, or lower `--memory` from {self.memory:g} GB"
+            )
             return WorkerError("crash", f"the process was killed from outside (SIGKILL){where}; {advice}", output)
         advice = "native code failed: try the line alone in `python -X faulthandler`"
         return WorkerError("crash", f"the process crashed with {name}{where}; {advice}", output)
@@ -378,11 +380,12 @@ def main() -> None:
     send({"id": 0, "ready": True})
     for line in requests:
         request = json.loads(line)
-        answer = _answer(request, lambda text, number=request["id"]: send({"id": number, "progress": text}))
+        number = request["id"]
+        answer = _answer(request, lambda text: send({"id": number, "progress": text}))  # noqa: B023 - used at once
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have closed or replaced it
                 stream.flush()
-        send({"id": request["id"], **answer})
+        send({"id": number, **answer})
     os._exit(0)  # threads that user code left running must not hold the process back
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.static.initialisers import INIT, write_of
+from auditor.static.initialisers import INIT, owners, write_of
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
@@ -230,18 +230,24 @@ def _is_named(source: Source, bare: Bare) -> bool:
 
 
 def _registers(node: ast.AST | None) -> bool:
-    """`self.register_parameter("name", …)` or a buffer of the same name in another class: no search by name."""
+    """`self.register_parameter("name", None)`, or a buffer of that name in another class: no search by name."""
     match node:
-        case ast.Call(func=ast.Attribute(attr="register_buffer" | "register_parameter")):
+        case ast.Call(func=ast.Attribute(attr="register_buffer")):
+            return True
+        case ast.Call(func=ast.Attribute(attr="register_parameter"), args=[_, ast.Constant(value=None) | ast.Call()]):
             return True
     return False
 
 
 def _loops_fill(source: Source, bare: Bare) -> bool:
     """Whether a loop over parameters fills it; one over matrices only (`p.dim() > 1`) leaves a vector as it is."""
-    for call in source.calls_named("parameters", "named_parameters", "_parameters", "state_dict"):
+    holders = {bare.facts, *bare.facts.ancestors, *owners(source, bare.facts)}
+    holders |= {other for other in source.module_classes if bare.facts in other.ancestors}
+    for call in source.calls_named("parameters", "named_parameters", "state_dict"):
         loop = next((above for above in source.tree.ancestors(call) if isinstance(above, (ast.For, ast.stmt))), None)
         if not isinstance(loop, ast.For) or not _contains(loop.iter, call):
+            continue
+        if _is_about_others(source, call, holders):
             continue
         for node in walk_scope(loop):
             write = write_of(source, node) if isinstance(node, (ast.Call, ast.Assign, ast.AugAssign)) else None
@@ -249,6 +255,15 @@ def _loops_fill(source: Source, bare: Bare) -> bool:
             if (write is not None or handed) and not (bare.rank == 1 and _for_matrices_only(source, node, loop)):
                 return True
     return False
+
+
+def _is_about_others(source: Source, call: ast.Call, holders: set[ModuleClass]) -> bool:
+    """`self.parameters()` in a class that neither is, inherits from nor holds the parameter's class."""
+    place = source.method_of(call)
+    own = (
+        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "self"
+    )
+    return own and place is not None and place[0] not in holders
 
 
 def _contains(node: ast.AST, inner: ast.AST) -> bool:

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from auditor.static.source import Hidden
 
 LOADER = "torch.utils.data.DataLoader"
-_EVALUATES = re.compile(r"(?:^|_)(?:test|val|valid|validation|eval|evaluation|infer|inference|predict|demo)", re.IGNORECASE)
+_EVALUATES = re.compile(
+    r"(?:^|_)(?:test|val|valid|validation|eval|evaluation|infer|inference|predict|demo)", re.IGNORECASE
+)
 _LOOKS = frozenset({"enumerate", "tqdm", "trange", "track", "iter", "islice", "cycle", "prefetch"})
-_MOVES = frozenset({"to", "cuda", "float", "half", "double", "bfloat16", "type", "contiguous", "detach", "requires_grad_"})
+_MOVES = frozenset(
+    {"to", "cuda", "float", "half", "double", "bfloat16", "type", "contiguous", "detach", "requires_grad_"}
+)
 _DEPTH = 6
 
 
@@ -72,10 +76,10 @@ def batch_size(source: Source, loader: ast.Call) -> int | None:
     if any(source.argument(loader, name) is not None for name in unusual):
         return None
     argument = source.argument(loader, "batch_size", 1)
-    return 1 if argument is None else _whole_number(source, argument, _DEPTH)
+    return 1 if argument is None else whole_number(source, argument)
 
 
-def _whole_number(source: Source, node: ast.expr | Hidden, depth: int) -> int | None:
+def whole_number(source: Source, node: ast.expr | Hidden, depth: int = _DEPTH) -> int | None:
     """A number that the file fixes: written, in a variable, passed by all callers, or the default of an option."""
     if not isinstance(node, ast.expr) or depth == 0:
         return None
@@ -84,11 +88,13 @@ def _whole_number(source: Source, node: ast.expr | Hidden, depth: int) -> int | 
             return value
         case ast.Name(id=name):
             function = source.function_of(node)
-            if function is not None and name in {item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)}:
-                values = {_whole_number(source, value, depth - 1) for value in arguments_for(source, function, name)}
+            if function is not None and name in {
+                item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)
+            }:
+                values = {whole_number(source, value, depth - 1) for value in arguments_for(source, function, name)}
                 return values.pop() if len(values) == 1 else None
             bound = binding(source, node)
-            return _whole_number(source, bound, depth - 1) if bound is not None else None
+            return whole_number(source, bound, depth - 1) if bound is not None else None
         case ast.Attribute(value=ast.Name(), attr=attr):
             return _option(source, attr)
     return None
@@ -177,7 +183,9 @@ def _is_part(loop: ast.For, node: ast.Subscript) -> bool:
         return False
     last = loop.target.elts[-1] if isinstance(loop.target, ast.Tuple) and loop.target.elts else loop.target
     first = isinstance(loop.iter, ast.Call) and _tail(loop.iter.func) == "enumerate"
-    whole = isinstance(loop.target, ast.Name) or (first and isinstance(last, ast.Name) and len(_names(loop.target)) == 2)
+    whole = isinstance(loop.target, ast.Name) or (
+        first and isinstance(last, ast.Name) and len(_names(loop.target)) == 2
+    )
     return whole and isinstance(last, ast.Name) and last.id == node.value.id
 
 
@@ -245,7 +253,9 @@ def _in_eval(source: Source, call: ast.Call) -> bool:
 
 def _keeps_norms_in_eval(source: Source) -> bool:
     """Whether the file puts BatchNorm layers in eval mode by themselves, or synchronises them between devices."""
-    if re.search(r"norm_eval|SyncBatchNorm|convert_sync|(freeze|frozen|fix)_?\w*(bn|norm)|InPlaceABN", source.text, re.I):
+    if re.search(
+        r"norm_eval|SyncBatchNorm|convert_sync|(freeze|frozen|fix)_?\w*(bn|norm)|InPlaceABN", source.text, re.I
+    ):
         return True
     for branch in source.tree.all(ast.If):
         if "BatchNorm" in ast.unparse(branch.test) or "_bn" in ast.unparse(branch.test):

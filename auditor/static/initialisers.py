@@ -738,14 +738,14 @@ class Initialisers:
         """Every write that may reach a layer of the class, in order: by its own constructor, by methods that nothing
         here calls (never certain), by the classes that hold it, by functions that build one of these."""
         found = events(self.source, self.facts)
-        for owner in _owners(self.source, self.facts):
+        for owner in owners(self.source, self.facts):
             found += [event for event in events(self.source, owner) if event.reach.deep]
         return found + _outside(self.source)
 
     @cached_property
     def _constructions(self) -> frozenset[ast.Call]:
         """The calls of the file that construct the class, or one that holds it."""
-        names = {self.facts.name, *[owner.name for owner in _owners(self.source, self.facts)]}
+        names = {self.facts.name, *[owner.name for owner in owners(self.source, self.facts)]}
         return frozenset(call for call in self.source.calls_named(*names) if self.source.layer_kind(call) in names)
 
     def start(self, layer: ast.Call, tensor: str = "weight") -> tuple[Distribution, Write | None]:
@@ -777,7 +777,7 @@ def events(source: Source, facts: ModuleClass) -> list[Event]:
     return run.events
 
 
-def _owners(source: Source, facts: ModuleClass) -> list[ModuleClass]:
+def owners(source: Source, facts: ModuleClass) -> list[ModuleClass]:
     """The module classes of the file that hold one of these, directly or not."""
     found: list[ModuleClass] = []
     names = {facts.name}

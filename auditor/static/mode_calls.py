@@ -202,6 +202,12 @@ class CallVisit:
             return self._called(called)
         return self._unseen(receivers)
 
+    def _leaves_alone(self, receiver: Object) -> bool:
+        """Whether a method that is not seen very likely leaves its receiver's mode alone, judging by its name."""
+        holder = self.analysis.kind(receiver).node if isinstance(receiver, (Place, Built)) else None
+        inherits = holder is not None and self.analysis.class_facts(holder).has_unknown_base
+        return not inherits and not models.may_switch(self.tail)
+
     def _may_be_model(self, held: Object) -> bool:
         """Whether an attribute that is called may be a model (`self.net(x)`) rather than a method."""
         if isinstance(held, (Built, Saved)):
@@ -316,7 +322,7 @@ class CallVisit:
         self._callbacks()
         if not models.is_harmless(self.names, self.tail):
             self.interpreter.forget(self.given, self.state)
-            self.interpreter.forget(receivers, self.state)
+            self.interpreter.forget([held for held in receivers if not self._leaves_alone(held)], self.state)
         return frozenset({Place(self.node, "")})
 
     def _callbacks(self) -> None:

@@ -12,6 +12,7 @@ from auditor.static.mode_objects import (
     DEPTH,
     NOT_KNOWN,
     NOTHING,
+    UNKNOWN,
     Built,
     Chain,
     ModelCall,
@@ -431,7 +432,8 @@ class Interpreter:
             return
         if isinstance(model, Place):
             self._below(model, state)
-            self._mark_owners(model, state)
+            if UNKNOWN not in {setting.mode for setting in modes}:
+                self._mark_owners(model, state)
         state.modes[model] = modes
         if depth:
             for (owner, _), held in list(state.fields.items()):

@@ -59,6 +59,10 @@ _HARMLESS_WORDS = re.compile(
     r"|params|parameters|flops|describe|plot|draw|info|dump|display)(?:_|$)|(?:optimizer|scheduler)s?$",
     re.IGNORECASE,
 )
+_SWITCHING_WORDS = re.compile(
+    r"train|eval|mode|fit|freeze|test|valid|predict|infer|run|setup|prepare|start|finish|begin|end|before|after|on_|step"
+    r"|switch|enable|disable|phase|optimi|update|learn|generate|sample|load|build|create|configure|state|status|reset"
+)
 _TORCH_UNKNOWN = (
     "torch.quantization",
     "torch.ao",
@@ -101,6 +105,11 @@ def is_harmless(names: Names, tail: str) -> bool:
     if not names and tail in BUILTINS:
         return True
     return bool(_HARMLESS_WORDS.search(tail))
+
+
+def may_switch(method: str) -> bool:
+    """Whether the name of a method that is not seen leaves it open that it changes the mode of its object."""
+    return bool(_SWITCHING_WORDS.search(method)) or not method.islower()
 
 
 def builds_library_model(names: Names) -> bool:

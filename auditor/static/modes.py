@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _ANALYSES: WeakKeyDictionary[Source, ModeAnalysis] = WeakKeyDictionary()
 
 
+_SAME = Kind(module=False, depends=None)
+
+
 def modes_of(source: Source) -> ModeAnalysis:
     """The analysis of `source`, made once."""
     if source not in _ANALYSES:
@@ -200,6 +203,8 @@ class ModeAnalysis:
 
     def _parameter_kind(self, place: Place) -> Kind:
         function = place.scope
+        if isinstance(function, ast.Module):
+            return self._global_kind(place.name)
         if not isinstance(function, FUNCTIONS):
             return Kind(module=False)
         owner = self.source.tree.parent(function)
@@ -212,6 +217,31 @@ class ModeAnalysis:
         else:
             found = self.class_named(annotation.id) if isinstance(annotation, ast.Name) else None
         return self.class_kind(found) if found is not None else Kind(module=False)
+
+    def _global_kind(self, name: str) -> Kind:
+        """What a variable of the module level holds, by what it is assigned there."""
+        values = []
+        for store in self.source.names.stores(name):
+            if self.source.function_of(store) is None:
+                value = self._value_of(store)
+                values.append(Kind(module=False) if value is None else self.construction_kind(value, name))
+        known = [kind for kind in values if kind is not _SAME]
+        return self.common_kind(known)
+
+    def _value_of(self, store: ast.Name) -> ast.expr | None:
+        """The expression that an assignment binds to the variable `store`."""
+        parent = self.source.tree.parent(store)
+        if isinstance(parent, ast.Assign) and store in parent.targets:
+            return parent.value
+        statement = self.source.tree.parent(parent) if isinstance(parent, ast.Tuple) else None
+        if (
+            isinstance(parent, ast.Tuple)
+            and isinstance(statement, ast.Assign)
+            and isinstance(statement.value, ast.Tuple)
+        ):
+            if len(statement.value.elts) == len(parent.elts):
+                return statement.value.elts[parent.elts.index(store)]
+        return None
 
     def class_kind(self, node: ast.ClassDef) -> Kind:
         """The kind of an instance of a class of the file."""
@@ -230,8 +260,9 @@ class ModeAnalysis:
             nodes.pop() if len(nodes) == 1 else None,
         )
 
-    def construction_kind(self, value: ast.expr) -> Kind:
-        """What the expression `value` builds, wrappers and `.to(device)` looked through."""
+    def construction_kind(self, value: ast.expr, name: str = "") -> Kind:
+        """What the expression `value` builds, wrappers and `.to(device)` looked through; `_SAME` if that is the
+        variable `name` itself (`model = model.to(device)`)."""
         while isinstance(value, ast.Call):
             names, tail = self.source.resolve(value.func), tail_of(value.func)
             if value.args and models.is_wrapper(names, tail):
@@ -240,7 +271,7 @@ class ModeAnalysis:
                 value = value.func.value
             else:
                 return self.call_kind(value)
-        return Kind(module=False)
+        return _SAME if isinstance(value, ast.Name) and value.id == name else Kind(module=False)
 
     def call_kind(self, call: ast.Call) -> Kind:
         """What a call builds, if it is a construction."""

@@ -336,7 +336,9 @@ class Arithmetic:
 
     def _is_plain_argument(self, name: ast.Name) -> bool:
         function = self.source.function_of(name)
-        if function is None or name.id not in {item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)}:
+        if function is None or name.id not in {
+            item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)
+        }:
             return False
         return all(self.source.function_of(store) is not function for store in self.source.names.stores(name.id))
 
@@ -402,8 +404,10 @@ class Arithmetic:
         if name in _BINARY:
             other = arguments.get("other", 1)
             return self._binary(_BINARY[name], value, self._value(other, env)) if other is not None else None
-        return self._reduction(name, value, arguments, env) if name in _REDUCTIONS else self._unary(
-            name, value, arguments, env
+        return (
+            self._reduction(name, value, arguments, env)
+            if name in _REDUCTIONS
+            else self._unary(name, value, arguments, env)
         )
 
     def _unary(self, name: str, value: Value, arguments: _Arguments, env: Environment) -> Value | None:
@@ -539,7 +543,9 @@ def _vectors(source: Source, owner: ModuleClass) -> Iterator[tuple[str, ast.expr
             yield name, lengths[0]
 
 
-_FILLED = tuple(f"torch.{name}" for name in ("ones", "zeros", "empty", "rand", "randn", "full", "Tensor", "FloatTensor"))
+_FILLED = tuple(
+    f"torch.{name}" for name in ("ones", "zeros", "empty", "rand", "randn", "full", "Tensor", "FloatTensor")
+)
 _PARAMETER = ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 
 
@@ -682,7 +688,10 @@ def _weight_code(weight: Product, codes: dict[Product, str]) -> tuple[str, str |
             return name, f"self.{name}"
         case Atom(kind="optional", name=condition, parts=parts):
             name = next(inner.name for part in parts for inner, _ in part.factors)
-            return "", f"self.{name}" if condition == f"self.{name} is not None" else f"self.{name} if {condition} else None"
+            return (
+                "",
+                f"self.{name}" if condition == f"self.{name} is not None" else f"self.{name} if {condition} else None",
+            )
         case Atom(kind="sum", parts=parts) if Product() in parts and len(parts) == 2:
             (other,) = parts - {Product()}
             name = _weight_code(other, codes)[0]

@@ -15,33 +15,29 @@ with a positive mean make all units of a layer nearly the same one, which a Batc
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(64, 64) for _ in range(8)])
-            self.head = nn.Linear(64, 10)
+            layers = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(8)]
+            self.net = nn.Sequential(*layers, nn.Linear(64, 10))
             for m in self.modules():
                 if isinstance(m, nn.Linear):
                     nn.init.normal_(m.weight)
                     nn.init.zeros_(m.bias)
 
         def forward(self, x):
-            for layer in self.layers:
-                x = F.relu(layer(x))
-            return self.head(x)
+            return self.net(x)
 
 ## Use instead
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(64, 64) for _ in range(8)])
-            self.head = nn.Linear(64, 10)
+            layers = [nn.Sequential(nn.Linear(64, 64), nn.ReLU()) for _ in range(8)]
+            self.net = nn.Sequential(*layers, nn.Linear(64, 10))
             for m in self.modules():
                 if isinstance(m, nn.Linear):
                     nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
                     nn.init.zeros_(m.bias)
 
         def forward(self, x):
-            for layer in self.layers:
-                x = F.relu(layer(x))
-            return self.head(x)
+            return self.net(x)
 
 ## When to ignore it
 Where the weights are loaded from a checkpoint before the first use, or the output is meant to be large (a simulation,

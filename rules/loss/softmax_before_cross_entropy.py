@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import loss_floor, parameters, ranking
+from auditor.fix.claims import loss_floor, parameters, ranking, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
 from auditor.static.endings import Ending, applications
@@ -110,7 +110,7 @@ def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
     "remove the softmax",
     applicability="unsafe",
     keeps=[parameters(), ranking(mode="eval")],
-    gains=[loss_floor()],
+    gains=[loss_floor(), repeatable(mode="eval", idempotent=True)],
 )
 def hand_over_logits(source: Source, finding: Finding) -> Edit | None:
     """The softmax's input in its place; an `nn.Identity` for a layer of a Sequential, so that no layer changes name."""

@@ -60,11 +60,17 @@ rule = Rule(
     triggers=("def forward",),
 )
 
-EFFECTS = {
-    State.MODE: "is always in training mode",
-    State.NEUTRAL: "is always in training mode, and is never trained nor saved",
-    State.WEIGHTS: "has new random weights at every call, which are never trained nor saved",
-}
+RANDOM = "has new random weights at every call, which are never trained nor saved"
+FRESH = "starts afresh at every call: its parameters are never trained nor saved"
+
+
+def _verdict(kind: str, state: State) -> tuple[str, Severity]:
+    """What such a layer does wrong, and how bad that is: a fresh norm at least computes what it is meant to."""
+    if state is State.WEIGHTS:
+        return RANDOM, Severity.ERROR
+    if state is State.NEUTRAL and "Batch" not in kind:
+        return FRESH, Severity.WARNING
+    return "is always in training mode, whatever `model.eval()` says", Severity.ERROR
 
 
 @rule.static
@@ -74,8 +80,8 @@ def built_and_forgotten(source: Source) -> Iterator[Finding]:
         for built in built_in_forward(source, facts):
             if not (built.state is State.MODE and is_meant(source, built.call)):
                 kind = source.layer_kind(built.call).rpartition(".")[2]
-                severity = Severity.WARNING if built.state is State.NEUTRAL and "Batch" not in kind else None
-                yield rule.finding(built.call, f"this `{kind}` {EFFECTS[built.state]}", severity=severity)
+                effect, severity = _verdict(kind, built.state)
+                yield rule.finding(built.call, f"this `{kind}` {effect}", severity=severity)
 
 
 @rule.dynamic
@@ -87,8 +93,8 @@ def made_during_the_run(capture: Capture) -> Iterator[Finding]:
     for built in built_in_eval(capture):
         if not (built.state is State.MODE and is_meant_at(built.location)):
             kind = built.kind.rpartition(".")[2]
-            severity = Severity.WARNING if built.state is State.NEUTRAL and "Batch" not in kind else None
-            message = f"this `{kind}` {EFFECTS[built.state]} ({built.calls} built in one forward)"
+            effect, severity = _verdict(kind, built.state)
+            message = f"this `{kind}` {effect} ({built.calls} built in one forward)"
             yield rule.finding(built.location, message, severity=severity, modules=[built.parent], parameters=built.parameters)
 
 

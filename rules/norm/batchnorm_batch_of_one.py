@@ -40,14 +40,6 @@ same net with GroupNorm reached 78 %. Accumulating gradients over several steps 
         def forward(self, x):
             return self.norm(self.conv(x)).mean((2, 3))
 
-    def train(dataset):
-        model = Net()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        for x, y in torch.utils.data.DataLoader(dataset, batch_size=1, shuffle=True):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-
 ## When to ignore it
 Where the loader is replaced before training, or each item of the dataset is a whole batch. A pretrained model is better
 helped by keeping its BatchNorm in eval mode, with its statistics, than by this fix.
@@ -65,13 +57,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import finite, parameters, shapes, trains_at_batch_one
-from auditor.fix.edit import Edit, replace
+from auditor.fix.claims import parameters, repeatable, shapes, trains_at_batch_one
+from auditor.fix.edit import Edit
 from auditor.reference.normalization import group_count
 from auditor.rule import Category, Rule, span
 from auditor.static.batches import TrainingCall, batch_size, training_calls
 from auditor.static.layers import BATCH_NORMS
-from auditor.static.replacements import replacement
+from auditor.static.replacements import without_batch
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
@@ -82,7 +74,7 @@ rule = Rule(
     code="NRM001",
     category=Category.TRAINABILITY,
     severity=Severity.ERROR,
-    summary="BatchNorm trained on one sample at a time",
+    summary="a `BatchNorm` trained on one sample at a time",
     triggers=("BatchNorm",),
     thresholds={"samples": 1, "values per channel": 2},
 )
@@ -107,7 +99,7 @@ def _model(found: TrainingCall) -> str:
 def _notes(found: TrainingCall) -> Iterator[Note]:
     yield Note(span(found.loop), "the training loop")
     yield Note(span(found.norms[0]), "the first BatchNorm")
-    if found.loader is not None and found.call is not None:
+    if found.loader is not None:
         yield Note(span(found.call), "the model is called here")
 
 
@@ -133,7 +125,9 @@ def _consequence(values: int, shape: tuple[int, ...]) -> str:
     if values == 1:
         return f"training raises here: one value per channel (input {_shown(shape)}) has no variance"
     if values == 2:
-        return f"two values per channel (input {_shown(shape)}) are normalised to ±1 whatever they are, with no gradient"
+        return (
+            f"two values per channel (input {_shown(shape)}) are normalised to ±1 whatever they are, with no gradient"
+        )
     return f"trained on one sample at a time (input {_shown(shape)}), this computes another function than in evaluation"
 
 
@@ -161,17 +155,13 @@ def _trains(capture: Capture, path: str) -> bool:
     "use GroupNorm (LayerNorm behind a linear layer), which normalises every sample by itself in both modes",
     applicability="unsafe",
     keeps=[parameters(), shapes(mode="eval")],
-    gains=[trains_at_batch_one(), finite(idempotent=True)],
+    gains=[trains_at_batch_one(), repeatable(mode="eval", idempotent=True)],
 )
 def normalise_each_sample(source: Source, finding: Finding) -> list[Edit] | None:
     """Every BatchNorm of the model is replaced; none if one cannot be."""
-    norms: tuple[ast.Call, ...] = ()
+    norms = tuple(call for call in source.calls_to(*BATCH_NORMS) if call.lineno == finding.location.row)
     for found in training_calls(source):
-        if span(found.loader or found.call) == span_of(finding):
+        if span(found.loader or found.call, finding.location.path) == finding.location:
             norms = found.norms
-    if not norms:
-        norms = tuple(call for call in source.calls_to(*BATCH_NORMS) if call.lineno == finding.location.row)
-    edits = [replacement(source, norm, group_count) for norm in norms]
-    if not edits or None in edits:
-        return None
-    return [replace(norm, code) for norm, code in zip(norms, edits, strict=True) if code is not None]
+    edits = [without_batch(source, norm, group_count) for norm in norms]
+    return [edit for group in edits for edit in group] if all(edits) else None

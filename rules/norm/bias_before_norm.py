@@ -96,7 +96,9 @@ def cancelled_in_the_run(capture: Capture) -> Iterator[Finding]:
 
 def _message(layer: str, norm: str) -> str:
     layer, norm = (name.rpartition(".")[2] for name in (layer, norm))
-    return f"the `{norm}` behind this `{layer}` subtracts the mean of each channel, and with it the bias: it has no effect"
+    return (
+        f"the `{norm}` behind this `{layer}` subtracts the mean of each channel, and with it the bias: it has no effect"
+    )
 
 
 def _cancelling_norm(capture: Capture, node: NodeFacts) -> str:

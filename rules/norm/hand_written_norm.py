@@ -51,10 +51,11 @@ from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import ROWS, gradients, outputs, parameters, state_dict_keys
-from auditor.fix.edit import Edit, add_import, remove, replace
+from auditor.fix.edit import Edit, remove, replace
 from auditor.rule import Category, Rule
 from auditor.static.norms import hand_written_norm
 from auditor.static.source import Source
+from auditor.static.spelling import spelled
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -136,20 +137,9 @@ def call_the_built_in(source: Source, finding: Finding) -> list[Edit] | None:
     norm = hand_written_norm(source, facts) if facts is not None else None
     if facts is None or facts.forward is None or norm is None:
         return None
-    functional, imports = _functional(source, facts.forward)
+    functional, imports = spelled(source, "torch.nn.functional", facts.forward)
     body = [statement for statement in facts.forward.body if not _is_docstring(statement)]
     return [replace(body[0], f"return {norm.call(functional)}"), *map(remove, body[1:]), *imports]
-
-
-def _functional(source: Source, forward: ast.AST) -> tuple[str, list[Edit]]:
-    """How `torch.nn.functional` is spelled in this file, with the import it needs."""
-    spellings = {"torch.nn.functional": "", "torch.nn": ".functional", "torch": ".nn.functional"}
-    shadowed = {argument.arg for argument in ast.walk(forward) if isinstance(argument, ast.arg)}
-    for meaning, rest in spellings.items():
-        for alias, names in source.names.aliases.items():
-            if names == {meaning} and alias not in shadowed:
-                return alias + rest, []
-    return "torch.nn.functional", [add_import("torch")]
 
 
 def _is_docstring(statement: ast.stmt) -> bool:

@@ -1,0 +1,142 @@
+"""`preserved` puts a model and the process back bit for bit."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from auditor.dynamic.state import RandomState, preserved, seed_all
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.drop = nn.Dropout(0.4)
+        self.plain = torch.arange(3.0)
+        self.linear.bias.requires_grad_(False)
+        self.linear.weight.grad = torch.full((3, 3), 0.5)
+        with torch.no_grad():
+            self.linear.weight[0, 0] = float("nan")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(self.linear(x)))
+
+
+def bits(tensor: torch.Tensor | None) -> bytes | None:
+    return None if tensor is None else tensor.detach().numpy().tobytes()
+
+
+def everything(model: Model) -> list[Any]:
+    tensors = [*model.parameters(), *model.buffers(), model.plain]
+    return [
+        [
+            (id(t), t.dtype, t.requires_grad, bits(t), id(t.grad) if t.grad is not None else 0, bits(t.grad))
+            for t in tensors
+        ],
+        [(m.training, sorted(vars(m)), list(m._buffers), list(m._modules)) for m in model.modules()],
+        model.drop.p,
+        [torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist()],
+        [torch.is_grad_enabled(), torch.get_default_dtype()],
+    ]
+
+
+def disturb(model: Model) -> None:
+    model.eval()
+    model.drop.train()
+    model.drop.p = 0.0
+    model.cache = torch.ones(2)
+    model.extra = nn.Linear(2, 2)
+    model.norm.running_mean = torch.full((3,), 9.0)
+    model.plain.add_(1)
+    with torch.no_grad():
+        model.linear.weight.mul_(2).nan_to_num_()
+        model.linear.weight.grad.zero_()
+        model.linear.bias.data = torch.zeros(5)
+    model.linear.bias.requires_grad_(True)
+    model.linear.bias.grad = torch.ones(5)
+    model.half()
+    torch.randn(3), random.random(), numpy.random.rand()
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+
+
+def test_everything_comes_back() -> None:
+    model = Model()
+    before = everything(model)
+    with preserved(model):
+        disturb(model)
+    assert everything(model) == before
+
+
+def test_also_after_an_exception() -> None:
+    model = Model()
+    before = everything(model)
+
+    def fail() -> None:
+        with preserved(model):
+            disturb(model)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert everything(model) == before
+
+
+def test_running_statistics_and_gradients_of_a_step_come_back() -> None:
+    model = Model()
+    with torch.no_grad():
+        model.linear.weight.nan_to_num_()
+    before = everything(model)
+    with preserved(model):
+        model(torch.randn(4, 3)).sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        assert int(model.norm.num_batches_tracked) == 1
+    assert everything(model) == before
+
+
+def test_tied_parameters_stay_tied() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    with preserved(model), torch.no_grad():
+        model[0].weight.zero_()
+        model[1].weight = nn.Parameter(torch.ones(2, 2))
+    assert model[1].weight is model[0].weight
+    assert float(model[0].weight.detach().abs().sum()) > 0
+
+
+def test_a_graph_built_before_can_still_be_walked_back() -> None:
+    model = nn.Linear(2, 2)
+    loss = model(torch.ones(1, 2, requires_grad=True)).square().sum()
+    with preserved(model), torch.no_grad():
+        model.weight.data.mul_(1)
+    loss.backward()
+    assert model.weight.grad is not None
+
+
+def test_lazy_and_scripted_modules() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))))
+    model[1].eval()
+    with preserved(model):
+        model.train()
+    assert model[0].training
+    assert not model[1].training
+
+
+def test_random_state() -> None:
+    seed_all(3)
+    state = RandomState.now()
+    assert state.changed() == ()
+    torch.randn(1)
+    assert state.changed() == ("torch",)
+    random.random()
+    numpy.random.rand()
+    assert state.changed() == ("torch", "python", "numpy")
+    state.restore()
+    assert state.changed() == ()
