@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import json
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from auditor.rule import Rule
+from auditor import __version__
+from auditor.rule import IndexedRule, Rule, index_entry
 
 PACKAGE = Path(__file__).parent
 CODE = re.compile(r"[A-Z]{3}\d{3}")
@@ -29,28 +34,77 @@ def builtin_folder() -> Path:
 def load_rules(extra: tuple[str, ...] = ()) -> tuple[Rule, ...]:
     """All rules, sorted by code: the built-in ones and those of the folders `extra`.
 
-    Raises RuleError if a file of these folders is no valid rule or reuses a code or name.
+    A file that has not changed since it was last loaded is taken from the index and executed only when needed. Raises
+    RuleError if a file of these folders is no valid rule or reuses a code or name.
     """
-    rules: dict[str, Rule] = {}
     folders = [("auditor.rules", builtin_folder())]
     folders += [(f"auditor_user_rules_{i}", Path(folder)) for i, folder in enumerate(extra)]
+    index = _Index()
+    rules: dict[str, Rule] = {}
+    places: dict[str, str] = {}
     for package, folder in folders:
-        for rule in _load_folder(package, folder):
-            for other in rules.values():
-                if rule.code == other.code or rule.name == other.name:
-                    raise RuleError(f"{rule.path}: {rule.code} {rule.name} clashes with {other.path}")
+        for module, path in _rule_files(package, folder):
+            rule = index.rule(module, path)
+            if rule.code in rules or rule.name in places:
+                raise RuleError(f"{path}: {rule.code} {rule.name} clashes with {places.get(rule.name) or rule.code}")
             rules[rule.code] = rule
+            places[rule.name] = path
+    index.save()
     return tuple(rules[code] for code in sorted(rules))
 
 
-def _load_folder(package: str, folder: Path) -> Iterable[Rule]:
+def _rule_files(package: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """(module name, path) of the rule files of a folder, those of its subfolders included."""
     if not folder.is_dir():
         raise RuleError(f"{folder}: no such folder of rules")
-    for path in sorted(folder.rglob("*.py")):
-        if path.name.startswith("_"):
-            continue
-        module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
-        yield _load_file(module, path)
+    for top, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(("_", ".")))
+        parts = Path(top).relative_to(folder).parts
+        for name in sorted(names):
+            if name.endswith(".py") and not name.startswith("_"):
+                yield ".".join((package, *parts, name.removesuffix(".py"))), os.path.join(top, name)
+
+
+class _Index:
+    """What is known of rule files without executing them, kept between runs; a file is known by its time and size."""
+
+    def __init__(self) -> None:
+        self.path = cache_folder() / f"rules-{__version__}.json"
+        self.entries: dict[str, Any] = {}
+        self.changed = False
+        try:
+            self.entries = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            self.changed = True  # no index yet, or one that cannot be read: it is made anew
+
+    def rule(self, module: str, path: str) -> Rule:
+        status = os.stat(path)
+        stamp = [status.st_mtime_ns, status.st_size]
+        entry = self.entries.get(path)
+        if entry is not None and entry["stamp"] == stamp and module not in sys.modules:
+            return IndexedRule(module, entry, functools.partial(_load_file, module, path))
+        rule = _load_file(module, path)
+        self.entries[path] = {"stamp": stamp, **index_entry(rule)}
+        self.changed = True
+        return rule
+
+    def save(self) -> None:
+        """Write the index if anything is new; where that is not possible, the next start is a little slower."""
+        if not self.changed:
+            return
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.entries), encoding="utf-8")
+            temporary.replace(self.path)
+
+
+def cache_folder() -> Path:
+    """Where auditor keeps what it can make again: $AUDITOR_CACHE_DIR, or `auditor` in the user's cache folder."""
+    if folder := os.environ.get("AUDITOR_CACHE_DIR"):
+        return Path(folder)
+    base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(base or "~/.cache").expanduser() / "auditor"
 
 
 def _load_file(module: str, path: Path) -> Rule:

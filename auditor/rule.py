@@ -71,6 +71,9 @@ class Rule:
         self.yields_to = tuple(yields_to)
         self.thresholds = dict(thresholds or {})
         self.since = since
+        self.reads_source = False
+        self.runs_model = False
+        self.fixes = False
         self.static_check: StaticCheck | None = None
         self.dynamic_check: DynamicCheck | None = None
         self.fix_function: FixFunction | None = None
@@ -91,22 +94,28 @@ class Rule:
 
     @property
     def explanation(self) -> str:
-        return (sys.modules[self.module].__doc__ or "").strip()
+        """The docstring of the rule's file."""
+        return (sys.modules[self.loaded().module].__doc__ or "").strip()
 
     @property
     def path(self) -> str:
-        return sys.modules[self.module].__file__ or ""
+        """The rule's file."""
+        return sys.modules[self.loaded().module].__file__ or ""
+
+    def loaded(self) -> Rule:
+        """This rule with its checks and its fix (see IndexedRule)."""
+        return self
 
     # What a rule file calls ----------------------------------------------------------------------------------------
 
     def static(self, check: StaticCheck) -> StaticCheck:
         """Decorator: the check that reads source."""
-        self.static_check = check
+        self.static_check, self.reads_source = check, True
         return check
 
     def dynamic(self, check: DynamicCheck) -> DynamicCheck:
         """Decorator: the check that looks at the running model."""
-        self.dynamic_check = check
+        self.dynamic_check, self.runs_model = check, True
         return check
 
     def fix(
@@ -122,7 +131,7 @@ class Rule:
         def declare(function: FixFunction) -> FixFunction:
             from auditor.fix.edit import Applicability
 
-            self.fix_function = function
+            self.fix_function, self.fixes = function, True
             self.title = title
             self.applicability = Applicability(applicability)
             self.keeps = tuple(keeps)
@@ -164,14 +173,15 @@ class Rule:
 
     def wants(self, content: bytes) -> bool:
         """Whether a file with this content can have a static finding at all."""
-        if self.static_check is None:
+        if not self.reads_source:
             return False
         return not self.triggers or any(trigger in content for trigger in self.triggers)
 
     def read(self, source: Source) -> Iterator[Finding]:
         """Findings of the static check."""
-        if self.static_check is not None:
-            for finding in self.static_check(source):
+        check = self.loaded().static_check
+        if check is not None:
+            for finding in check(source):
                 yield replace(
                     finding,
                     seen=(READ,),
@@ -181,21 +191,63 @@ class Rule:
 
     def run(self, capture: Capture) -> Iterator[Finding]:
         """Findings of the dynamic check."""
-        if self.dynamic_check is not None:
-            for finding in self.dynamic_check(capture):
+        check = self.loaded().dynamic_check
+        if check is not None:
+            for finding in check(capture):
                 yield replace(finding, seen=(RUN,))
 
     def mend(self, source: Source, finding: Finding) -> Fix | None:
         """The fix of one finding in `source`, or None."""
-        if self.fix_function is None or self.applicability is None:
+        rule = self.loaded()
+        if rule.fix_function is None or rule.applicability is None:
             return None
         from auditor.fix.edit import Edit, Fix
 
-        edits = self.fix_function(source, finding)
+        edits = rule.fix_function(source, finding)
         if not edits:
             return None
         edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
-        return Fix(self.title, edits, self.applicability, self.keeps, self.gains)
+        return Fix(rule.title, edits, rule.applicability, rule.keeps, rule.gains)
+
+
+class IndexedRule(Rule):
+    """A rule known from the index of rule files: its file is executed when its checks or its fix are first needed, so
+    that a command that needs three rules does not pay for a hundred."""
+
+    def __init__(self, module: str, entry: Mapping[str, Any], load: Callable[[], Rule]) -> None:
+        super().__init__(
+            module,
+            code=entry["code"],
+            category=Category(entry["category"]),
+            severity=Severity(entry["severity"]),
+            summary=entry["summary"],
+            triggers=entry["triggers"],
+            yields_to=entry["yields_to"],
+            since=entry["since"],
+        )
+        self.reads_source = entry["reads_source"]
+        self.runs_model = entry["runs_model"]
+        self.fixes = entry["fixes"]
+        self._load = load
+
+    def loaded(self) -> Rule:
+        return self._load()
+
+
+def index_entry(rule: Rule) -> dict[str, Any]:
+    """What an IndexedRule is made from, as JSON data."""
+    return {
+        "code": rule.code,
+        "category": str(rule.category),
+        "severity": int(rule.severity),
+        "summary": rule.summary,
+        "triggers": [trigger.decode() for trigger in rule.triggers],
+        "yields_to": list(rule.yields_to),
+        "since": rule.since,
+        "reads_source": rule.reads_source,
+        "runs_model": rule.runs_model,
+        "fixes": rule.fixes,
+    }
 
 
 def span(node: ast.AST, path: str = "") -> Location:

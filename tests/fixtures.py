@@ -12,7 +12,7 @@ from auditor.loader import load_rules
 from auditor.rule import Rule
 
 ROOT = Path(__file__).parent.parent
-RULES = load_rules()
+RULES = tuple(rule.loaded() for rule in load_rules())
 BY_CODE = {rule.code: rule for rule in RULES}
 ANNOTATION = re.compile(r"#\s*expect(?P<half>-static|-dynamic)?:\s*(?P<codes>[^#\n]*)")
 

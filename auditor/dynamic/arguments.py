@@ -86,10 +86,13 @@ CLASSES: tuple[tuple[str, type[nn.Module]], ...] = (
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument: how it is printed, and how it is made (anew for every construction)."""
+    """One argument: how it is printed (a function where only its use tells), and how it is made anew each time."""
 
-    text: str
+    text: str | Callable[[], str]
     make: Callable[[], Any]
+
+    def __str__(self) -> str:
+        return self.text if isinstance(self.text, str) else self.text()
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Call:
     source: str
 
     def __str__(self) -> str:
-        return ", ".join([*(a.text for a in self.args), *(f"{name}={a.text}" for name, a in self.kwargs.items())])
+        return ", ".join([*map(str, self.args), *(f"{name}={argument}" for name, argument in self.kwargs.items())])
 
     def apply(self, function: Callable[..., Any]) -> Any:
         return function(*(a.make() for a in self.args), **{name: a.make() for name, a in self.kwargs.items()})
@@ -220,7 +223,7 @@ def _evaluated(node: ast.expr, module: types.ModuleType) -> Argument:
     if isinstance(node, ast.Call) and not node.args and not node.keywords:
         made = _evaluated(node.func, module)
         if isinstance(made.make(), type):
-            return Argument(f"{made.text}()", made.make())
+            return Argument(f"{made}()", made.make())
     value: Any = module
     for part in ast.unparse(node).split("."):
         if not part.isidentifier() or not hasattr(value, part):
@@ -329,7 +332,7 @@ def _model(name: str, scope: Scope, alternative: int) -> Argument:
     """A model of the same file, first those whose name resembles the parameter's."""
     if not scope.models:
         raise Unknown
-    alike = sorted(scope.models, key=lambda model: name.lower() not in model.text.partition("(")[0].lower())
+    alike = sorted(scope.models, key=lambda model: name.lower() not in str(model).partition("(")[0].lower())
     return alike[alternative % len(alike)]
 
 
@@ -362,9 +365,18 @@ def _configuration(scope: Scope, alternative: int) -> Argument:
         for value in instances:
             if isinstance(value, (dict, types.SimpleNamespace)):
                 return constant(value)
-    if alternative == 2:
-        return Argument("{…}", InventedDict)
-    return Argument("Invented()", Invented)
+    return _invented(InventedDict if alternative == 2 else Invented)
+
+
+def _invented(kind: type[Invented] | type[InventedDict]) -> Argument:
+    """A made-up configuration, printed with what was asked of it."""
+    made: list[Invented | InventedDict] = []
+
+    def make() -> Invented | InventedDict:
+        made[:] = [kind()]
+        return made[0]
+
+    return Argument(lambda: repr(made[0]) if made else "…", make)
 
 
 class Invented:

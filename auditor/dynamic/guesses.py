@@ -123,7 +123,7 @@ def facts_of(model: nn.Module, batch: int) -> Facts:
     facts.sizes = _sizes(model)
     facts.lengths = _lengths(model)
     kinds = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer)
-    words = re.compile(r"atten|transformer|encoder_?layer|lstm|gru|rnn|mamba|ssm|mixer|head|block", re.I)
+    words = re.compile(r"attention|attn|transformer|encoder_?layer|lstm|gru|rnn|mamba|ssm|mixer|head|block", re.I)
     facts.sequential = any(isinstance(m, kinds) or words.search(type(m).__name__) for m in model.modules())
     return facts
 
@@ -417,7 +417,7 @@ def _shapes_for(facts: Facts, module: nn.Module | None, batch: int, length: int)
     width = width_of(module)
     flat, sequence = [(batch, width)], [(batch, n, width) for n in facts.lengths[:2]]
     image = [(batch, *shape) for shape in ((1, 28, 28), (3, 32, 32), (1, 8, 8)) if math.prod(shape) == width]
-    if isinstance(module, nn.Linear) and not facts.sequential:
+    if isinstance(module, (nn.Linear, nn.Bilinear)) and not facts.sequential:
         patches = [(batch, 3, size, size) for size in facts.sizes[:3]]
         return [*image, *flat, *sequence, *patches]
     if module is None:

@@ -29,9 +29,9 @@ def statement_at(source: Source, location: Location) -> ast.stmt | None:
     """The innermost statement on the line of `location`."""
     best: ast.stmt | None = None
     for node in ast.walk(source.tree.root):
-        if isinstance(node, ast.stmt) and node.lineno <= location.row <= (node.end_lineno or node.lineno):
-            if best is None or node.lineno >= best.lineno:
-                best = node
+        spans = isinstance(node, ast.stmt) and node.lineno <= location.row <= (node.end_lineno or node.lineno)
+        if isinstance(node, ast.stmt) and spans and (best is None or node.lineno >= best.lineno):
+            best = node
     return best
 
 
@@ -53,3 +53,12 @@ def names_around(location: Location) -> list[str]:
         for above in source.tree.ancestors(statement)
         if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     ]
+
+
+def builds_layer_at(location: Location) -> bool:
+    """Whether the statement on this line constructs a layer."""
+    source = source_at(location)
+    statement = statement_at(source, location) if source is not None else None
+    if source is None or statement is None:
+        return False
+    return any(source.layer_kind(node) for node in ast.walk(statement))

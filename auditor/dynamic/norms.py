@@ -52,7 +52,7 @@ def measured_norm(module: torch.nn.Module, width: int) -> MeasuredNorm | None:
         for parameter in clone.parameters():
             parameter.copy_(torch.rand(width, generator=generator, dtype=torch.float64) + 0.5)
     rows = [torch.randn(4, width, generator=generator, dtype=torch.float64) * scale + 0.3 * scale for scale in SCALES]
-    casts = _Casts()
+    casts = _Casts()  # type: ignore[no-untyped-call]
     try:
         with casts:
             results = [_with_gradient(clone, row) for row in rows]

@@ -262,21 +262,17 @@ def _to_boolean(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Gu
 
 
 def _smaller_range(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:
-    """An index was out of range: a smaller vocabulary, or shorter sequences for learned positions."""
-    for high in (10.0, 2.0):
-        fewer = guess
+    """An index was out of range: shorter sequences for learned positions, or a smaller vocabulary."""
+    for length, high in ((8, 10.0), (2, 2.0)):
+        shorter = fewer = guess
         for name, leaf in guess.leaves.items():
-            if leaf.kind in ("tokens", "int64") and (leaf.high or 0) > high and (leaf.low or 0) < high:
-                fewer = fewer.with_(name, replace(leaf, high=high))
-        if fewer is not guess:
-            yield fewer
-    for length in (8, 2):
-        shorter = guess
-        for name, leaf in guess.leaves.items():
-            if len(leaf.shape) >= 2 and leaf.shape[1] > length and leaf.kind in ("tokens", "int64"):
+            if leaf.kind not in ("tokens", "int64"):
+                continue
+            if len(leaf.shape) >= 2 and leaf.shape[1] > length:
                 shorter = shorter.reshaped(name, (leaf.shape[0], length, *leaf.shape[2:]))
-        if shorter is not guess:
-            yield shorter
+            if (leaf.high or 0) > high > (leaf.low or 0):
+                fewer = fewer.with_(name, replace(leaf, high=high))
+        yield from (changed for changed in (shorter, fewer) if changed is not guess)
 
 
 def _invalid_view(guess: Guess, match: re.Match[str], facts: Facts) -> Iterator[Guess]:

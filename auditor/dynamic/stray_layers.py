@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import weakref
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from auditor.dynamic.build import _constructor_caller
 from auditor.dynamic.intent import source_at
 from auditor.dynamic.lines import user_location
 from auditor.dynamic.names import class_name
-from auditor.dynamic.record import ModuleWatch, eager
+from auditor.dynamic.record import ModuleWatch, cloned, eager
 from auditor.dynamic.state import preserved, seed_all
 from auditor.finding import Location
 from auditor.static.stateful import State
+from auditor.static.stray_layers import use_of
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -38,7 +40,7 @@ def state_of(module: nn.Module) -> State:
         if own:
             states.append(State.NEUTRAL if isinstance(part, (_BatchNorm, *_NEUTRAL)) else State.WEIGHTS)
         elif isinstance(part, _DropoutNd):
-            states.append(State.MODE if part.p > 0 else State.NONE)
+            states.append(State.MODE if part.p > 0 and part.training else State.NONE)
         elif isinstance(part, (nn.RReLU, _BatchNorm)):
             states.append(State.MODE)
     return max(states)
@@ -49,8 +51,8 @@ def state_of(module: nn.Module) -> State:
 
 @dataclass(slots=True)
 class BuiltLayer:
-    """A layer made during the forward and gone after it. `location`: the user's line that constructed it, `parent`: path
-    of the module that called it, `parameters`: how many tensors it has, `calls`: how many such layers the line made."""
+    """A layer made during the forward and gone after it. `location`: the user's line that constructed it, `parent`:
+    path of the module that called it, `parameters`: its number of tensors, `calls`: layers that the line made."""
 
     kind: str
     location: Location
@@ -89,7 +91,7 @@ class _BuildWatch(ModuleWatch):
             original(module, *args, **kwargs)
             watch.made[module] = user_location(caller, watch.user_path)
 
-        nn.Module.__init__ = recorded  # type: ignore[method-assign]
+        nn.Module.__init__ = recorded  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
@@ -105,7 +107,7 @@ def built_in_eval(capture: Capture) -> list[BuiltLayer]:
         _run(capture, watch)
     found: dict[Location, BuiltLayer] = {}
     for reference, layer in watch.called.values():
-        if reference() is None and layer.state:
+        if reference() is None and layer.state and not _is_used_otherwise(layer.location):
             if layer.location in found:
                 found[layer.location].calls += 1
             else:
@@ -113,10 +115,18 @@ def built_in_eval(capture: Capture) -> list[BuiltLayer]:
     return list(found.values())
 
 
+def _is_used_otherwise(location: Location) -> bool:
+    """Whether the source does more with the layer than calling it: gives it weights, hands it on."""
+    source = source_at(location)
+    call = source.node_at(location, ast.Call) if source is not None else None
+    function = source.function_of(call) if source is not None and call is not None else None
+    if source is None or not isinstance(call, ast.Call) or function is None:
+        return False
+    return bool(source.layer_kind(call)) and use_of(source, call, function) is None
+
+
 def _run(capture: Capture, watch: ModuleWatch) -> None:
     """One forward in eval mode, watched; the model is left as it was."""
-    from auditor.dynamic.capture import cloned
-
     with preserved(capture.model), torch.no_grad(), eager(), watch:
         capture.model.eval()
         seed_all(capture.seed)
@@ -173,7 +183,9 @@ def kept_unregistered(capture: Capture) -> list[KeptLayers]:
     _run(capture, watch)
     found = []
     for path, module, name, value, inside in hidden:
-        ran = [layer for layer in inside if id(layer) not in registered and _ran(layer, watch.called) and state_of(layer)]
+        ran = [
+            layer for layer in inside if id(layer) not in registered and _ran(layer, watch.called) and state_of(layer)
+        ]
         if ran and not (len(inside) == 1 and _is_container(value)) and not _frozen(ran):
             holder = type(value).__name__
             location = _attribute_line(type(module), name) or capture.modules[path].location
@@ -200,7 +212,7 @@ def _modules_in(value: object, depth: int) -> list[nn.Module]:
     elif isinstance(value, (list, tuple, set)):
         items = value
     elif depth == DEPTH and type(value).__module__ not in sys.stdlib_module_names and hasattr(value, "__dict__"):
-        items = [] if callable(value) and not hasattr(type(value), "__call__") else vars(value).values()
+        items = vars(value).values()
     return [module for item in list(items) for module in _modules_in(item, depth - 1)]
 
 

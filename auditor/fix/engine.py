@@ -53,7 +53,7 @@ def offer(
     findings: Sequence[Finding], text: str, rules: Sequence[Rule], path: str, text_edits: bool = False
 ) -> list[Finding]:
     """The findings, each with the fix its rule has for it."""
-    fixers = {rule.code: rule for rule in rules if rule.fix_function is not None}
+    fixers = {rule.code: rule for rule in rules if rule.fixes}
     if not any(finding.code in fixers for finding in findings):
         return list(findings)
     source = Source(path, text)

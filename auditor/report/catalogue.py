@@ -13,6 +13,7 @@ from auditor.settings import Settings
 
 def explain(rule: Rule) -> str:
     """Everything a user may want to know of one rule, as plain text in Markdown."""
+    rule = rule.loaded()
     title, _, body = rule.explanation.partition("\n")
     parts = [
         f"# {rule.name} ({rule.code})",
@@ -30,8 +31,8 @@ def explain(rule: Rule) -> str:
 
 def seen_by(rule: Rule) -> str:
     """How the rule sees its defect."""
-    halves = [("read in source", rule.static_check), ("seen in a run", rule.dynamic_check)]
-    return " and ".join(text for text, check in halves if check is not None)
+    halves = [("read in source", rule.reads_source), ("seen in a run", rule.runs_model)]
+    return " and ".join(text for text, there in halves if there)
 
 
 def table(rules: Sequence[Rule], output_format: str = "text") -> str:
@@ -46,12 +47,13 @@ def table(rules: Sequence[Rule], output_format: str = "text") -> str:
 
 
 def _marks(rule: Rule) -> str:
-    have = (rule.static_check, rule.dynamic_check, rule.fix_function)
+    have = (rule.reads_source, rule.runs_model, rule.fixes)
     return "".join(mark if part else "-" for mark, part in zip("srf", have, strict=True))
 
 
 def record(rule: Rule) -> dict[str, Any]:
     """One rule as JSON data."""
+    rule = rule.loaded()
     return {
         "code": rule.code,
         "name": rule.name,
@@ -59,8 +61,8 @@ def record(rule: Rule) -> dict[str, Any]:
         "summary": rule.summary,
         "severity": str(rule.severity),
         "category": str(rule.category),
-        "static": rule.static_check is not None,
-        "dynamic": rule.dynamic_check is not None,
+        "static": rule.reads_source,
+        "dynamic": rule.runs_model,
         "fix": None if rule.applicability is None else str(rule.applicability),
         "keeps": [claim.text for claim in rule.keeps],
         "gains": [claim.text for claim in rule.gains],

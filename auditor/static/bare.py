@@ -121,6 +121,18 @@ def _rank(source: Source, empty: ast.Call) -> int:
 # What fills it --------------------------------------------------------------------------------------------------------
 
 
+def is_written(source: Source, bare: Bare) -> bool:
+    """Whether a statement of the class surely writes to it, as one does that was put there to mend it."""
+    nodes = [*source.tree.all(ast.Call), *source.tree.all(ast.Assign)]
+    return any(
+        (write := write_of(source, node)) is not None
+        and write.name == bare.name
+        and source.class_of(node) is bare.facts.node
+        and write.node is not bare.statement
+        for node in nodes
+    )
+
+
 def may_be_filled(source: Source, bare: Bare) -> bool:
     """Whether anything in the file, or anything unknown, may write to the parameter before it is used."""
     facts = bare.facts
@@ -260,10 +272,10 @@ def _loops_fill(source: Source, bare: Bare) -> bool:
 def _is_about_others(source: Source, call: ast.Call, holders: set[ModuleClass]) -> bool:
     """`self.parameters()` in a class that neither is, inherits from nor holds the parameter's class."""
     place = source.method_of(call)
-    own = (
-        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "self"
-    )
-    return own and place is not None and place[0] not in holders
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="self")):
+            return place is not None and place[0] not in holders
+    return False
 
 
 def _contains(node: ast.AST, inner: ast.AST) -> bool:

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 _DEPTH = 4
 # Parts of a name that say it holds, or asks for, the mode.
 _MODE_WORDS = frozenset(
-    "train training trains istrain istraining eval evaluating evaluation iseval inference infer inferring predict "
-    "prediction predicting test testing istest deterministic".split()
+    ("train", "training", "trains", "istrain", "istraining", "eval", "evaluating", "evaluation", "iseval", "inference")
+    + ("infer", "inferring", "predict", "prediction", "predicting", "test", "testing", "istest", "deterministic")
 )
 _TRAINING_WORDS = frozenset({"train", "training"})
-_STARTS = frozenset({"__init__", "__new__", "__post_init__", "setup", "reset_parameters", "init_weights", "_init_weights"})
+_STARTS = frozenset(
+    {"__init__", "__new__", "__post_init__", "setup", "reset_parameters", "init_weights", "_init_weights"}
+)
 _LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 # Names and words that say a random layer is meant to stay on.
@@ -218,7 +220,7 @@ def _is_self(value: ast.expr, owner: str) -> bool:
 
 def _sees(source: Source, call: ast.Call, function: Function) -> bool:
     scope = enclosing_scope(source, function)
-    return isinstance(scope, ast.Module) or scope in source.tree.ancestors(call)
+    return isinstance(scope, ast.Module) or any(above is scope for above in source.tree.ancestors(call))
 
 
 # Rates -------------------------------------------------------------------------------------------------------------
@@ -231,6 +233,17 @@ class Rate(enum.Enum):
     FOLLOWS = "follows the mode"
     ALWAYS = "always on"
     UNKNOWN = "unknown"
+
+
+def is_global(source: Source, name: ast.Name) -> bool:
+    """Whether the file's top level assigns `name`, and no function around it has a variable of that name."""
+    stores = source.names.stores(name.id)
+    for above in source.tree.ancestors(name):
+        if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef)) and (
+            parameter_of(above, name.id)[0] or any(enclosing_scope(source, store) is above for store in stores)
+        ):
+            return False
+    return any(isinstance(enclosing_scope(source, store), ast.Module) for store in stores)
 
 
 def rate_in_eval(source: Source, expression: ast.expr, depth: int = _DEPTH) -> tuple[Rate, tuple[ast.expr, ...]]:
@@ -266,16 +279,19 @@ def _variable_in_eval(source: Source, name: ast.Name, depth: int) -> tuple[Rate,
         function = None
         stores = [s for s in source.names.stores(name.id) if isinstance(enclosing_scope(source, s), ast.Module)]
     parents = [source.tree.parent(store) for store in stores]
-    if len(parents) != 1 or not isinstance(parents[0], (ast.Assign, ast.AnnAssign)) or not parents[0].value or not depth:
+    if (
+        len(parents) != 1
+        or not isinstance(parents[0], (ast.Assign, ast.AnnAssign))
+        or not parents[0].value
+        or not depth
+    ):
         return Rate.UNKNOWN, ()
     rate, origins = rate_in_eval(source, parents[0].value, depth - 1)
     # A global keeps its name where the rate is used; a local is best mended where it is set.
     return rate, ((name,) if rate is Rate.ALWAYS and function is None else origins)
 
 
-def _parameter_in_eval(
-    source: Source, function: Function, name: str, depth: int
-) -> tuple[Rate, tuple[ast.expr, ...]]:
+def _parameter_in_eval(source: Source, function: Function, name: str, depth: int) -> tuple[Rate, tuple[ast.expr, ...]]:
     """The rates that calls in this file pass as the parameter `name`."""
     positional = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
     index = positional.index(name) - is_method(source, function) if name in positional else None

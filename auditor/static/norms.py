@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -157,10 +158,17 @@ class Arithmetic:
         self.source = source
         self.owner = owner
         self.codes: dict[Product, str] = {}
-        self.parameters = dict(_vectors(source, owner))
-        widths = [self._constructor_value(width) for width in self.parameters.values()]
-        self._widths = {width for width in widths if width is not None and width.is_scalar}
         self._depth = 0
+
+    @cached_property
+    def parameters(self) -> dict[str, ast.expr]:
+        """The parameters with one axis, each with the expression of its length."""
+        return dict(_vectors(self.source, self.owner))
+
+    @cached_property
+    def _widths(self) -> set[Product]:
+        widths = [self._constructor_value(width) for width in self.parameters.values()]
+        return {width for width in widths if width is not None and width.is_scalar}
 
     def result(self, method: Function) -> Value | None:
         """What `method` returns for its first argument; None if that has no form."""

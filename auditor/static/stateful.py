@@ -27,7 +27,7 @@ _AFFINE = {
     NN + "LayerNorm": ("elementwise_affine", 2, True),
     NN + "RMSNorm": ("elementwise_affine", 2, True),
     NN + "GroupNorm": ("affine", 3, True),
-    **{name: ("affine", 3, False) for name in INSTANCE_NORMS},
+    **dict.fromkeys(INSTANCE_NORMS, ("affine", 3, False)),
 }
 
 

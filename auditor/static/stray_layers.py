@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
     from auditor.static.source import Source
 
-_MOVES = frozenset({"to", "cuda", "cpu", "float", "half", "double", "bfloat16", "type", "type_as", "train", "requires_grad_"})
+_MOVES = frozenset(
+    {"to", "cuda", "cpu", "float", "half", "double", "bfloat16", "type", "type_as", "train", "requires_grad_"}
+)
 _NOT_RUN = frozenset({"__init__", "__new__", "reset_parameters", "init_weights", "_init_weights"})
 
 
@@ -37,7 +39,7 @@ def built_in_forward(source: Source, facts: ModuleClass) -> Iterator[Built]:
     for method in _reached(source, facts):
         for node in walk_scope(method):
             if isinstance(node, ast.Call) and (state := state_of(source, node)) and not _is_part(source, node):
-                use = _use(source, node, method)
+                use = use_of(source, node, method)
                 on_purpose = state is State.MODE and (gated(source, node) or _rate_follows(source, node))
                 if use is not None and not on_purpose:
                     yield Built(node, state, method, use)
@@ -64,7 +66,7 @@ def _is_part(source: Source, call: ast.Call) -> bool:
     return False
 
 
-def _use(source: Source, call: ast.Call, method: Function) -> str | None:
+def use_of(source: Source, call: ast.Call, method: Function) -> str | None:
     """The variable that holds the layer ("": none) if all that happens to it is to be called; None otherwise."""
     value = _moved(source, call)
     parent = source.tree.parent(value)
@@ -159,7 +161,11 @@ def kept_in_containers(source: Source, facts: ModuleClass) -> Iterator[Kept]:
             continue
         layers = [*_elements(source, initial), *_added(source, facts, name, local, first.method)]
         stateful = [layer for layer in layers if state_of(source, layer)]
-        single = len(stateful) < 2 and isinstance(initial, (ast.List, ast.Tuple, ast.Dict)) and bool(_elements(source, initial))
+        single = (
+            len(stateful) < 2
+            and isinstance(initial, (ast.List, ast.Tuple, ast.Dict))
+            and bool(_elements(source, initial))
+        )
         if stateful and not single and not _taken_care_of(source, facts, name):
             state = max(state_of(source, layer) for layer in stateful)
             yield Kept(name, first.statement, first.value, tuple(stateful), state)
@@ -247,7 +253,9 @@ def _is_len(parent: ast.AST | None) -> bool:
 
 
 # Methods of a class that look after layers which torch does not see.
-_CARE = frozenset({"parameters", "named_parameters", "state_dict", "modules", "named_modules", "children", "_apply", "cuda", "to"})
+_CARE = frozenset(
+    {"parameters", "named_parameters", "state_dict", "modules", "named_modules", "children", "_apply", "cuda", "to"}
+)
 _REGISTERS = frozenset({"add_module", "register_module", "setattr", "__setattr__"})
 
 
@@ -273,12 +281,24 @@ def _hands_over(source: Source, node: ast.AST, attribute: str, method: Function)
     parent = source.tree.parent(node)
     if isinstance(parent, ast.Starred):
         parent = source.tree.parent(parent)
+    above = source.tree.parent(parent) if parent is not None else None
+    if isinstance(parent, ast.Attribute) and parent.attr in ("items", "values") and isinstance(above, ast.Call):
+        parent = source.tree.parent(above)
     match parent:
         case ast.Call(func=ast.Name(id=name)) if name in _READERS:
             parent = source.tree.parent(parent)
         case ast.Call(func=ast.Attribute(value=held)) if held is node:
             pass
-        case ast.Call() | ast.Return() | ast.Assign() | ast.keyword() | ast.Yield() | ast.List() | ast.Tuple() | ast.Dict():
+        case (
+            ast.Call()
+            | ast.Return()
+            | ast.Assign()
+            | ast.keyword()
+            | ast.Yield()
+            | ast.List()
+            | ast.Tuple()
+            | ast.Dict()
+        ):
             return True
     loop = parent if isinstance(parent, (ast.For, ast.comprehension)) else None
     within = source.statement_of(node) if loop is not None else None

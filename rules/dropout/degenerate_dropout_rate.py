@@ -2,7 +2,8 @@
 
 ## What it finds
 A rate of 1 or more, or below 0, written in the source or found on the running model; and a probability to keep that is
-passed as the probability to drop, where a name or a comment on the line says so (`nn.Dropout(keep_prob)`).
+passed as the probability to drop: a value above 0.5 that a name or a comment on the line calls so
+(`nn.Dropout(keep_prob)`).
 
 ## Why it matters
 `nn.Dropout(p=1.0)` is accepted and turns every activation of the training into zero, so that nothing before it learns;
@@ -22,8 +23,8 @@ torch's `p`: a port that hands it over drops nine units out of ten where it mean
             self.drop = nn.Dropout(1 - keep_prob)
 
 ## When to ignore it
-Where the name is wrong and the value is right: rename it. Known values of 0.5 or less are never reported for their
-name alone.
+Where the name is wrong and the value is right: rename it. In published code that is as frequent as the mistake, so
+that values of 0.5 or less, and unknown ones, are never reported for their name alone.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.Dropout.html (`p`: probability of an element to be zeroed)
@@ -64,11 +65,13 @@ COMMENT = re.compile(r"#.*\bkeep[ _-]?(prob|rate|ratio)", re.IGNORECASE)
 def wrong_rate(source: Source) -> Iterator[Finding]:
     """A rate whose value is degenerate, or whose name or comment says that it is the complement."""
     for rate in rates(source):
-        if rate.value is not None and not 0 <= rate.value < 1:
-            if is_literal(rate.expression) or not _is_checked(source, rate):
-                yield rule.finding(rate.call, _message(rate.value), rate=rate.value)
-        elif (rate.value is None or rate.value > 0.5) and (evidence := _keep_evidence(source, rate)):
+        if rate.value is None:
+            continue
+        evidence = _keep_evidence(source, rate) if 0.5 < rate.value <= 1 else ""
+        if evidence:
             yield rule.finding(rate.call, _complement_message(evidence), evidence=evidence)
+        elif not 0 <= rate.value < 1 and (is_literal(rate.expression) or not _is_checked(source, rate)):
+            yield rule.finding(rate.call, _message(rate.value), rate=rate.value)
 
 
 @rule.dynamic
@@ -77,13 +80,14 @@ def live_rate(capture: Capture) -> Iterator[Finding]:
     from auditor.dynamic.rates import chosen_at, live_rates, written_at
 
     for rate in live_rates(capture):
-        if not 0 <= rate.value < 1:
+        said = [_keep_evidence(source, call) for source, call in written_at(rate.location)] if rate.value > 0.5 else []
+        if any(said) and rate.value <= 1:
+            evidence = max(said)
+            message = _complement_message(evidence)
+            yield rule.finding(rate.location, message, modules=[rate.module], evidence=evidence)
+        elif not 0 <= rate.value < 1:
             where = chosen_at(capture, rate)
             yield rule.finding(where, _message(rate.value), modules=[rate.module], rate=rate.value)
-        elif rate.value > 0.5:
-            for evidence in {_keep_evidence(source, written) for source, written in written_at(rate.location)} - {""}:
-                message = _complement_message(evidence)
-                yield rule.finding(rate.location, message, modules=[rate.module], evidence=evidence)
 
 
 def _complement_message(evidence: str) -> str:

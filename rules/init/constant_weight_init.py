@@ -120,4 +120,5 @@ def _is_constant(weight: Tensor) -> bool:
     gains=[symmetry_broken(), alive(idempotent=True), head_rms(0.1, 10, idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
-    return reinitialised(source, finding)
+    """Not for a warning: a model that learns already, if slowly, gains nothing that can be shown."""
+    return () if finding.severity is Severity.WARNING else reinitialised(source, finding)

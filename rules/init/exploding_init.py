@@ -149,4 +149,5 @@ def _excess(probe: Probe) -> str:
     gains=[head_rms(0.1, 10), alive(idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
-    return reinitialised(source, finding)
+    """Not for a mean spike, which leaves the scale of the signal as it is."""
+    return () if finding.severity is Severity.WARNING else reinitialised(source, finding)

@@ -46,7 +46,7 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import deterministic_construction, parameters, repeatable
 from auditor.fix.edit import Edit, add_import, insert_after, replace
 from auditor.rule import Category, Rule
-from auditor.static.bare import Bare, bare_parameters, may_be_filled
+from auditor.static.bare import Bare, bare_parameters, is_written, may_be_filled
 from auditor.static.initialisers import spelled
 from auditor.static.source import Source
 
@@ -102,7 +102,7 @@ def fill(source: Source, finding: Finding) -> Sequence[Edit]:
     """Zeros for what is added, ones for what multiplies, a random draw for matrices and tokens."""
     for bare in bare_parameters(source):
         rows = range(bare.call.lineno, (bare.call.end_lineno or bare.call.lineno) + 1)
-        if finding.location.row in rows:
+        if finding.location.row in rows and not is_written(source, bare):
             return _filled(source, bare)
     return ()
 

@@ -109,7 +109,9 @@ def drops_in_eval(capture: Capture) -> Iterator[Finding]:
             yield rule.finding(node, message, modules=[node.module], rate=rate)
 
 
-@rule.fix("set the rate to 0 in eval mode", keeps=[parameters(), outputs(mode="train")], gains=[repeatable(mode="eval")])
+@rule.fix(
+    "set the rate to 0 in eval mode", keeps=[parameters(), outputs(mode="train")], gains=[repeatable(mode="eval")]
+)
 def follow_the_module(source: Source, finding: Finding) -> list[Edit] | None:
     for call in source.calls_to(*KERNELS):
         row = finding.location.row
@@ -131,6 +133,8 @@ def _rate(source: Source, call: ast.Call) -> tuple[Rate, tuple[ast.expr, ...]]:
         return Rate.UNKNOWN, ()
     if name == MULTI_HEAD:
         switch = source.argument(call, "training", MULTI_HEAD_TRAINING)
-        if switch is HIDDEN or (switch is not None and (follows_mode(source, switch) or source.constant(switch) is not True)):
+        if switch is HIDDEN or (
+            switch is not None and (follows_mode(source, switch) or source.constant(switch) is not True)
+        ):
             return Rate.FOLLOWS, ()
     return rate_in_eval(source, rate)

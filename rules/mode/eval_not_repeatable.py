@@ -55,7 +55,7 @@ rule = Rule(
     category=Category.CORRECTNESS,
     severity=Severity.ERROR,
     summary="in eval mode the model still draws random numbers",
-    yields_to=("MOD004", "MOD005", "MOD006", "DRP006", "DRP011", "DRP014"),
+    yields_to=("MOD004", "MOD005", "MOD006", "MOD007", "DRP006", "DRP011", "DRP014"),
 )
 
 # Names of classes and functions whose business is drawing numbers.
@@ -69,6 +69,8 @@ SAMPLERS = re.compile(
 @rule.dynamic
 def draws_in_eval(capture: Capture) -> Iterator[Finding]:
     """Each line of the eval run that drew numbers; the model as a whole where no call of torch did."""
+    from auditor.dynamic.intent import builds_layer_at
+
     use = capture.eval_rng
     if not use.generators and not use.outputs_differ:  # nothing drawn, or from a generator seeded anew
         return
@@ -85,8 +87,8 @@ def draws_in_eval(capture: Capture) -> Iterator[Finding]:
         lines.setdefault(node.location, []).append(node)
     for location, nodes in lines.items():
         paths = list(dict.fromkeys(node.module for node in nodes))
-        if all(_samples(capture, path, location) for path in paths):
-            continue
+        if builds_layer_at(location) or all(_samples(capture, path, location) for path in paths):
+            continue  # the weights of a layer that is built at the first call are drawn at random
         where = f"`{paths[0]}`" if paths[0] else "the model"
         message = f"{where} draws random numbers in eval mode (`{nodes[0].function}`): {effect}"
         yield rule.finding(location, message, severity=severity, modules=paths, draws=len(nodes))

@@ -39,7 +39,7 @@ from auditor.finding import Finding, Location, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
 from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
-from auditor.static.gating import Rate, follows_mode, is_meant, is_method, rate_in_eval, runs_in_eval, switched_off
+from auditor.static.gating import Rate, is_meant, is_method, rate_in_eval, runs_in_eval, switched_off
 from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ rule = Rule(
     triggers=("dropout",),
 )
 
-# All of them are called as (input, p, training, inplace). The default of `F.alpha_dropout` is `False`: it is no relative.
+# All of them are called as (input, p, training, inplace). `F.alpha_dropout` is off by default: it is no relative.
 FUNCTIONS = tuple("torch.nn.functional." + name for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"))
 
 
@@ -67,35 +67,31 @@ def training_left_out(source: Source) -> Iterator[Finding]:
             continue
         rate = source.argument(call, "p", 1)
         if rate is not HIDDEN and (rate is None or rate_in_eval(source, rate)[0] is Rate.ALWAYS):
-            yield rule.finding(call, "`training` defaults to `True` here, so this drops units even after `model.eval()`")
+            yield rule.finding(
+                call, "`training` defaults to `True` here, so this drops units even after `model.eval()`"
+            )
 
 
 @rule.dynamic
 def drops_in_eval(capture: Capture) -> Iterator[Finding]:
-    """A call of the eval run with a rate above zero, on a line of the user's that says nothing about the mode."""
+    """A call of the eval run with a rate above zero, on a line of the user's that leaves `training` to its default."""
     for node in capture.calls_to("eval", *FUNCTIONS):
         rate = node.argument("p", 1, 0.5)
-        inside = capture.modules.get(node.module)
-        of_torch = inside is not None and inside.kind.startswith("torch.nn.")  # a layer put in train mode on purpose
-        if node.argument("training", 2, True) and rate > 0 and not of_torch and _left_out(node.location):
+        if node.argument("training", 2, True) and rate > 0 and _left_out(node.location):
             where = f"`{node.module}`" if node.module else "the model"
             message = f"{where} drops {rate:.0%} of its units in eval mode, because `training` defaults to `True` here"
             yield rule.finding(node, message, modules=[node.module], rate=rate)
 
 
 def _left_out(location: Location) -> bool:
-    """Whether the call on this line leaves `training` to its default, and nothing says that this is meant."""
-    from auditor.dynamic.intent import source_at, statement_at
+    """Whether a call on this line leaves out `training`; a run cannot tell it from a layer kept in train mode."""
+    from auditor.dynamic.intent import source_at
 
     source = source_at(location)
-    statement = statement_at(source, location) if source is not None else None
-    if source is None or statement is None or is_meant(source, statement):
-        return False
-    here = [call for call in ast.walk(statement) if isinstance(call, ast.Call) and location.row == call.lineno]
-    if any(source.is_any(call.func, *FUNCTIONS) for call in here):
-        return any(source.is_any(c.func, *FUNCTIONS) and source.argument(c, "training", 2) is None for c in here)
-    return not follows_mode(source, statement) and not any(
-        keyword.arg in ("training", None) for call in here for keyword in call.keywords
+    calls = source.calls_to(*FUNCTIONS) if source is not None else []
+    here = [call for call in calls if call.lineno == location.row]
+    return source is not None and any(
+        source.argument(call, "training", 2) is None and not is_meant(source, call) for call in here
     )
 
 

@@ -42,7 +42,7 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import parameters, repeatable, shapes, state_dict_keys
 from auditor.fix.edit import Edit, insert_after, replace
 from auditor.rule import Category, Rule
-from auditor.static.gating import is_meant
+from auditor.static.gating import is_global, is_meant
 from auditor.static.source import Source
 from auditor.static.stateful import State
 from auditor.static.stray_layers import Built, built_in_forward
@@ -95,7 +95,9 @@ def made_during_the_run(capture: Capture) -> Iterator[Finding]:
             kind = built.kind.rpartition(".")[2]
             effect, severity = _verdict(kind, built.state)
             message = f"this `{kind}` {effect} ({built.calls} built in one forward)"
-            yield rule.finding(built.location, message, severity=severity, modules=[built.parent], parameters=built.parameters)
+            yield rule.finding(
+                built.location, message, severity=severity, modules=[built.parent], parameters=built.parameters
+            )
 
 
 @rule.fix(
@@ -143,6 +145,6 @@ def _is_movable(source: Source, facts: ModuleClass, built: Built) -> bool:
             held = facts.attributes.get(attributes.get(node, ""), [])
             if len(held) != 1 or held[0].method.name != "__init__" or held[0].conditional:
                 return False
-        elif isinstance(node, ast.Name) and not source.resolve(node):
+        elif isinstance(node, ast.Name) and not source.resolve(node) and not is_global(source, node):
             return False
     return True

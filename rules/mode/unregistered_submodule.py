@@ -64,7 +64,9 @@ EFFECTS = {
     State.WEIGHTS: "their parameters are neither trained nor saved",
 }
 # Names that an entry of nn.ModuleDict may not have, and methods of a dict that it lacks.
-RESERVED = frozenset({"keys", "items", "values", "pop", "clear", "update", "forward", "type", "training", "train", "eval"})
+RESERVED = frozenset(
+    {"keys", "items", "values", "pop", "clear", "update", "forward", "type", "training", "train", "eval"}
+)
 LACKING = frozenset({"get", "setdefault", "copy", "sort", "remove", "count", "index", "popitem"})
 
 
@@ -89,8 +91,10 @@ def reached_only_through_plain_attributes(capture: Capture) -> Iterator[Finding]
         name = f"{kept.owner}.{kept.attribute}".lstrip(".")
         count = sum(parameter.numel() for layer in kept.layers for parameter in layer.parameters())
         layers = "1 layer" if len(kept.layers) == 1 else f"{len(kept.layers)} layers"
-        message = f"{layers} in the {kept.holder} `{name}` ({count} parameters) are not registered: {EFFECTS[kept.state]}"
-        yield rule.finding(kept.location, message, modules=[name], parameters=count)
+        message = (
+            f"{layers} in the {kept.holder} `{name}` ({count} parameters) are not registered: {EFFECTS[kept.state]}"
+        )
+        yield rule.finding(kept.location, message, modules=[kept.owner], parameters=count)
 
 
 @rule.fix(
@@ -107,9 +111,15 @@ def register(source: Source, finding: Finding) -> list[Edit] | None:
                 name = spelled(source, f"torch.nn.{container}") or f"nn.{container}"
                 imports = [] if spelled(source, "torch.nn") else [add_import("torch", "nn")]
                 empty = isinstance(kept.value, (ast.List, ast.Dict)) and ast.unparse(kept.value) in ("[]", "{}")
-                code = f"{name}()" if empty else f"{name}({ast.get_source_segment(source.text, kept.value)})"
+                code = f"{name}()" if empty else f"{name}({_text(source, kept)})"
                 return [replace(kept.value, code), *imports] if container else None
     return None
+
+
+def _text(source: Source, kept: Kept) -> str:
+    """The container as it is written, relative to the statement's indentation."""
+    written = ast.get_source_segment(source.text, kept.value) or ""
+    return written.replace("\n" + " " * kept.statement.col_offset, "\n")
 
 
 def _container(source: Source, kept: Kept) -> str:
@@ -117,7 +127,9 @@ def _container(source: Source, kept: Kept) -> str:
     for call in source.calls_named(*LACKING):
         if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == f"self.{kept.attribute}":
             return ""
-    if len(kept.layers) < len(_elements(kept.value)) or any(isinstance(item, _NESTED) for item in _elements(kept.value)):
+    if len(kept.layers) < len(_elements(kept.value)) or any(
+        isinstance(item, _NESTED) for item in _elements(kept.value)
+    ):
         return ""
     if isinstance(kept.value, ast.Dict):
         keys = [key.value if isinstance(key, ast.Constant) else None for key in kept.value.keys]

@@ -1,9 +1,9 @@
 """BatchNorm trained on one sample at a time.
 
 ## What it finds
-A BatchNorm that in training sees a single sample, or too few values for statistics: a training loop over a DataLoader
-whose batch size is 1, a model called on `x.unsqueeze(0)` in one, or, in a run with an input you gave, one or two values
-per channel. A batch of one in evaluation is fine and never reported; nor is an unknown batch size, or an inferred input.
+A BatchNorm that in training sees a single sample: a training loop over a DataLoader whose batch size is 1, a model
+called on `x.unsqueeze(0)` in one, or, in a run with an input that you gave, one sample or two values per channel. A
+batch of one in evaluation is fine and never reported; nor is an unknown batch size, or an inferred input.
 
 ## Why it matters
 With one value per channel (N·H·W = 1) torch raises `Expected more than 1 value per channel`. With two, the outputs are
@@ -16,11 +16,10 @@ same net with GroupNorm reached 78 %. Accumulating gradients over several steps 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 64, 3, bias=False)
             self.norm = nn.BatchNorm2d(64)
 
         def forward(self, x):
-            return self.norm(self.conv(x)).mean((2, 3))
+            return self.norm(x).mean((2, 3))
 
     def train(dataset):
         model = Net()
@@ -34,11 +33,10 @@ same net with GroupNorm reached 78 %. Accumulating gradients over several steps 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 64, 3, bias=False)
             self.norm = nn.GroupNorm(4, 64)
 
         def forward(self, x):
-            return self.norm(self.conv(x)).mean((2, 3))
+            return self.norm(x).mean((2, 3))
 
 ## When to ignore it
 Where the loader is replaced before training, or each item of the dataset is a whole batch. A pretrained model is better
@@ -51,7 +49,6 @@ helped by keeping its BatchNorm in eval mode, with its statistics, than by this 
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -97,10 +94,8 @@ def _model(found: TrainingCall) -> str:
 
 
 def _notes(found: TrainingCall) -> Iterator[Note]:
-    yield Note(span(found.loop), "the training loop")
+    yield Note(span(found.call), "the training step")
     yield Note(span(found.norms[0]), "the first BatchNorm")
-    if found.loader is not None:
-        yield Note(span(found.call), "the model is called here")
 
 
 @rule.dynamic
@@ -116,23 +111,16 @@ def too_few_values(capture: Capture) -> Iterator[Finding]:
         samples = capture.inputs.batch_axis_size
         few = values <= 2 and (samples is None or samples <= 2)
         if few or (samples == 1 and shape[0] == 1):
-            yield rule.finding(
-                facts, _consequence(values, shape), modules=[path], values=values, samples=shape[0], raises=values == 1
-            )
+            message = _consequence(values, "×".join(map(str, shape)))
+            yield rule.finding(facts, message, modules=[path], values=values, samples=shape[0], raises=values == 1)
 
 
-def _consequence(values: int, shape: tuple[int, ...]) -> str:
+def _consequence(values: int, shape: str) -> str:
     if values == 1:
-        return f"training raises here: one value per channel (input {_shown(shape)}) has no variance"
+        return f"training raises here: one value per channel (input {shape}) has no variance"
     if values == 2:
-        return (
-            f"two values per channel (input {_shown(shape)}) are normalised to ±1 whatever they are, with no gradient"
-        )
-    return f"trained on one sample at a time (input {_shown(shape)}), this computes another function than in evaluation"
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
+        return f"two values per channel (input {shape}) are normalised to ±1 whatever they are, with no gradient"
+    return f"trained on one sample at a time (input {shape}), this computes another function than in evaluation"
 
 
 def _chosen(capture: Capture) -> bool:

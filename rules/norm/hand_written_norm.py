@@ -1,15 +1,16 @@
 """A layer that writes out RMSNorm or LayerNorm, which torch has built in.
 
 ## What it finds
-A class whose `forward` computes x / √(mean(x²) + ε) · γ over the last axis, or (x − μ) / √(σ² + ε) · γ + β, however it is
-spelled: `rsqrt`, division by a root, `F.normalize(x) * sqrt(d)`, with or without the detour through float32, with weight
-`1 + w`, in helper methods. A run confirms it: outputs and gradients are compared in float64 on rows of scale 1e-3 to 1e3.
+A class whose `forward` computes x / √(mean(x²) + ε) · γ over the last axis, or (x − μ) / √(σ² + ε) · γ + β, however it
+is spelled: `rsqrt`, division by a root, `F.normalize(x) * sqrt(d)`, with or without the detour through float32, with
+weight `1 + w`, in helper methods. A run confirms it: outputs and gradients are compared in float64 on rows of scale
+1e-3 to 1e3.
 
 ## Why it matters
 Nothing is wrong with the result. The built-in function is one call that upcasts half precision by itself, returns the
 dtype of its input, and keeps fewer intermediate tensors for the backward pass; and what is not written by hand cannot
-have ε in the wrong place. The fix keeps the class and the names of its parameters, so that checkpoints load; in new code
-use `nn.RMSNorm(dim, eps)` itself.
+have ε in the wrong place. The fix keeps the class and the names of its parameters, so that checkpoints load; in new
+code use `nn.RMSNorm(dim, eps)` itself.
 
 ## Example
     class RMSNorm(nn.Module):
@@ -111,8 +112,8 @@ def computes_the_same(capture: Capture) -> Iterator[Finding]:
 
 def _message(name: str, function: str, epsilon: str) -> str:
     return (
-        f"`{name}` writes out {NAMES[function]} (ε = `{epsilon}` under the root); `F.{function}` gives the same outputs "
-        "and gradients in one call"
+        f"`{name}` writes out {NAMES[function]} (ε = `{epsilon}` under the root); "
+        f"`F.{function}` gives the same outputs and gradients in one call"
     )
 
 
