@@ -73,6 +73,7 @@ def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) ->
     result = check.check_text(name, text, check.chosen_rules(settings))
     mended = _mend(result, None, text, [], report, settings, mode)
     _note(result, report)
+    report.texts[name] = mended
     report.sort()
     if mended == text:
         return report, content

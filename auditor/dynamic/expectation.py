@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from auditor.dynamic.capture import cloned
+from auditor.dynamic.record import cloned
 from auditor.dynamic.state import preserved, seed_all
 from auditor.finding import Location
 

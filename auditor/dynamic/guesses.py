@@ -143,7 +143,7 @@ def first_weighted(model: nn.Module) -> nn.Module | None:
     return composite
 
 
-def _numbers(model: nn.Module, names: Sequence[str], deep: bool = True) -> Iterator[int]:
+def numbers_of(model: nn.Module, names: Sequence[str], deep: bool = True) -> Iterator[int]:
     """Values of attributes so called, on the model, its configuration and (`deep`) its submodules."""
     owners: list[Any] = [model, *(getattr(model, name, None) for name in CONFIG_ATTRIBUTES)]
     owners += list(model.modules()) if deep else []
@@ -156,12 +156,12 @@ def _numbers(model: nn.Module, names: Sequence[str], deep: bool = True) -> Itera
 
 
 def _sizes(model: nn.Module) -> tuple[int, ...]:
-    known = [n for n in dict.fromkeys(_numbers(model, IMAGE_ATTRIBUTES)) if 8 <= n <= 1024]
+    known = [n for n in dict.fromkeys(numbers_of(model, IMAGE_ATTRIBUTES)) if 8 <= n <= 1024]
     return tuple(dict.fromkeys([*known[:2], *IMAGE_SIZES]))
 
 
 def _lengths(model: nn.Module) -> tuple[int, ...]:
-    known = list(itertools.islice(dict.fromkeys(_numbers(model, LENGTH_ATTRIBUTES)), 2))
+    known = list(itertools.islice(dict.fromkeys(numbers_of(model, LENGTH_ATTRIBUTES)), 2))
     exact = [n for n in known if n <= 4096]
     return tuple(dict.fromkeys([min([LENGTH, *known]), *exact, 64, 8, 2]))
 
@@ -455,7 +455,7 @@ def _tokens(facts: Facts, name: str) -> list[Item]:
 def _vocabulary(facts: Facts, module: nn.Module | None) -> int:
     """Number of tokens: of the vocabulary the model names, of the embedding reached, or of its first embedding."""
     sizes = [m.num_embeddings for m in facts.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    named = [n for n in _numbers(facts.model, ("vocab_size",), deep=False) if n in sizes]
+    named = [n for n in numbers_of(facts.model, ("vocab_size",), deep=False) if n in sizes]
     reached = [module.num_embeddings] if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else []
     return min(VOCABULARY, (named or reached or sizes)[0])
 
@@ -471,7 +471,7 @@ def _picture(facts: Facts, name: str) -> list[Item]:
     rearranged = _rearranged(facts, module) if module is not None else []
     if isinstance(module, nn.modules.conv._ConvNd) or rearranged:
         return _main(facts, module)
-    named = _numbers(facts.model, ("num_channels", "in_channels", "in_chans", "channels"), deep=False)
+    named = numbers_of(facts.model, ("num_channels", "in_channels", "in_chans", "channels"), deep=False)
     channels = next((n for n in named if n <= 16), 3)
     return [Leaf("float", (facts.batch, channels, size, size)) for size in facts.sizes]
 
@@ -481,7 +481,7 @@ def _video(facts: Facts, name: str) -> list[Item]:
     if not isinstance(module, (nn.Conv2d, nn.Conv3d)) and module is not None and _rearranged(facts, module):
         return _main(facts, module)
     channels = module.in_channels if isinstance(module, (nn.Conv2d, nn.Conv3d)) else 3
-    frames = next(_numbers(facts.model, ("num_frames", "frames", "n_frames")), 8)
+    frames = next(numbers_of(facts.model, ("num_frames", "frames", "n_frames")), 8)
     found: list[Item] = []
     for size in facts.sizes[:3]:
         orders = [(batch, channels, frames, size, size), (batch, frames, channels, size, size)]
@@ -501,10 +501,10 @@ def _audio(facts: Facts, name: str) -> list[Item]:
 
 def _spectrogram(facts: Facts, name: str) -> list[Item]:
     mels = next(
-        _numbers(facts.model, ("num_mel_bins", "n_mels", "n_mel_channels", "feature_size", "input_feat_per_channel")),
+        numbers_of(facts.model, ("num_mel_bins", "n_mels", "n_mel_channels", "feature_size", "input_feat_per_channel")),
         80,
     )
-    longest = next(_numbers(facts.model, ("max_source_positions",)), 50) * 2
+    longest = next(numbers_of(facts.model, ("max_source_positions",)), 50) * 2
     shapes = [(facts.batch, mels, n) for n in (longest, 128)] + [(facts.batch, 128, mels), (facts.batch, 1, mels, 128)]
     return (
         [*_main(facts, facts.reached[name])[:2], *(Leaf("float", s) for s in shapes)]
@@ -549,7 +549,7 @@ def _nodes(facts: Facts, name: str) -> list[Item]:
     if isinstance(module, nn.Embedding):
         return [Leaf("tokens", (LENGTH,), 0.0, float(module.num_embeddings))]
     width = (
-        next((n for n in _numbers(module, ("in_channels", "in_features")) if n > 0), width_of(module))
+        next((n for n in numbers_of(module, ("in_channels", "in_features")) if n > 0), width_of(module))
         if module is not None
         else 16
     )
@@ -585,7 +585,7 @@ def _labels(facts: Facts, name: str) -> list[Item]:
 def _context(facts: Facts, name: str) -> list[Item]:
     module = facts.reached.get(name)
     known = ("cross_attention_dim", "context_dim", "cond_dim", "hidden_size", "d_model")
-    width = next(_numbers(facts.model, known), 0) or width_of(module if module is not None else facts.first)
+    width = next(numbers_of(facts.model, known), 0) or width_of(module if module is not None else facts.first)
     if isinstance(module, (nn.Conv2d, nn.Embedding)):
         return _main(facts, module)
     if isinstance(module, nn.Linear):
@@ -603,7 +603,7 @@ def _latent(facts: Facts, name: str) -> list[Item]:
 def _hidden(facts: Facts, name: str) -> list[Item]:
     """States of recurrent networks: many take None; else by the first recurrent module."""
     recurrent = next((m for m in facts.model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), None)
-    width = getattr(recurrent, "hidden_size", 0) or next(_numbers(facts.model, ("hidden_size", "hidden_dim")), 32)
+    width = getattr(recurrent, "hidden_size", 0) or next(numbers_of(facts.model, ("hidden_size", "hidden_dim")), 32)
     batch = facts.batch
     if isinstance(recurrent, nn.RNNBase):
         layers = recurrent.num_layers * (2 if recurrent.bidirectional else 1)

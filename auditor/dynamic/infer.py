@@ -74,6 +74,7 @@ def infer(model: nn.Module, *, batch: int = BATCH, seed: int = 0, hints: Sequenc
     subject = copy.deepcopy(model) if any(map(is_lazy, (*model.parameters(), *model.buffers()))) else model
     with preserved(subject), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="Using a target size")  # a loss that only broadcasts is no success
         return _search(subject, facts, seed, _hinted(facts, hints))
 
 

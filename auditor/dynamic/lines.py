@@ -11,8 +11,10 @@ import types
 from pathlib import Path
 
 from auditor.finding import Location
+from auditor.loader import builtin_folder
 
 AUDITOR = str(Path(__file__).parent.parent) + os.sep
+RULES = str(builtin_folder()) + os.sep
 STANDARD_LIBRARY = str(Path(sysconfig.get_path("stdlib"))) + os.sep
 
 
@@ -26,7 +28,7 @@ def torch_folder() -> str:
 @functools.cache
 def is_user_file(filename: str) -> bool:
     """Whether code of this file is the user's: neither torch's, nor ours, nor installed, nor made up (`<string>`)."""
-    if filename.startswith(("<", AUDITOR, torch_folder())):
+    if filename.startswith(("<", AUDITOR, RULES, torch_folder())):
         return False
     return not _installed(filename) and not filename.startswith(STANDARD_LIBRARY)
 

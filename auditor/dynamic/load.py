@@ -108,14 +108,8 @@ def _forget_user_modules() -> None:
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
         _before_user.update(sys.modules)
-    for name, module in list(sys.modules.items()):
-        if name in _before_user:
-            continue
-        folders = getattr(module, "__path__", ())  # torch.classes makes up any attribute that is asked for
-        places = [getattr(module, "__file__", None) or "", *(folders if isinstance(folders, Iterable) else ())]
-        places = [place for place in places if isinstance(place, str)]
-        if any(place and is_user_file(place) for place in places):
-            del sys.modules[name]
+    for name in [name for name, module in list(sys.modules.items()) if _is_users(name, module)]:
+        del sys.modules[name]
     for entry in _added_paths:
         with contextlib.suppress(ValueError):
             sys.path.remove(entry)
@@ -123,6 +117,15 @@ def _forget_user_modules() -> None:
     for filename in _finder.texts:
         linecache.cache.pop(filename, None)
     importlib.invalidate_caches()
+
+
+def _is_users(name: str, module: types.ModuleType) -> bool:
+    """Whether a module came from the user's code. Rules are kept, also the user's own."""
+    if name in _before_user or name.partition(".")[0].startswith("auditor"):
+        return False
+    folders = getattr(module, "__path__", ())  # torch.classes makes up any attribute that is asked for
+    places = [getattr(module, "__file__", None), *(folders if isinstance(folders, Iterable) else ())]
+    return any(isinstance(place, str) and is_user_file(place) for place in places)
 
 
 def _module_name(file: Path) -> tuple[str, Path | None]:

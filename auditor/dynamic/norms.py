@@ -89,6 +89,7 @@ def _candidates(
     module: torch.nn.Module, weights: dict[str, torch.nn.Parameter]
 ) -> Iterator[tuple[Candidate, Function]]:
     own = [value for value in vars(module).values() if isinstance(value, float) and 0 < value < 0.1]
+    own += [value**2 for value in own]  # of a floor: x / max(rms, ε)
     names = list(weights)
     for epsilon in dict.fromkeys((*own, *COMMON_EPSILONS)):
         if len(names) <= 1:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from auditor.dynamic.flow import PASSES, WEIGHT_FUNCTIONS, what_follows
 from auditor.dynamic.observe import LayerProbe, Probe, UnitProbe
-from auditor.dynamic.record import ModuleWatch, cloned, eager, moved, reason_of, tensors_in, user_location
+from auditor.dynamic.record import ModuleWatch, cloned, eager, has_values, moved, reason_of, tensors_in, user_location
 from auditor.dynamic.state import preserved, seed_all
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ class _Session:
                 self.probe.sens_after = sens(given, self.size, axis)
             return
         self.calls += 1
+        if not has_values(given):  # inside vmap
+            for layer in layers:
+                layer.executed, layer.detached = True, False
+            return
         in_rms, out_rms, spread = rms(given), rms(result), sens(given, self.size, axis)
         for layer in layers:
             layer.executed, layer.order = True, self.calls
@@ -324,7 +328,7 @@ class _Observer(NoDropout):
             self.session.weight_used(weight, given, out, self.watch.path)
         elif name == "multi_head_attention_forward":
             self.session.weight_used(argument("out_proj_weight", 11, args, kwargs), None, out, self.watch.path)
-        elif name in UNITS and not self.session.finished and isinstance(out, torch.Tensor) and out.numel():
+        elif name in UNITS and not self.session.finished and out.numel() and has_values(out):
             self.session.probe.units.append(_unit(name, out.detach(), self.watch.path))
         return out
 

@@ -27,7 +27,7 @@ from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 
 from auditor.dynamic.names import class_name, function_name
-from auditor.dynamic.state import RandomState
+from auditor.dynamic.state import RandomState, held_parts, modules_of
 from auditor.finding import Location
 
 TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "data", "grad", "real", "imag"})
@@ -59,7 +59,7 @@ class Stats:
 
 def stats_of(tensor: torch.Tensor) -> Stats | None:
     """Figures of a real floating-point tensor with values, else None. Half precisions are summed in float32."""
-    if not tensor.is_floating_point() or not _has_values(tensor) or tensor.numel() == 0:
+    if not tensor.is_floating_point() or not has_values(tensor) or tensor.numel() == 0:
         return None
     tensor = tensor.detach()
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
@@ -72,7 +72,8 @@ def stats_of(tensor: torch.Tensor) -> Stats | None:
     return Stats(rms, mean, variance**0.5, zeros)
 
 
-def _has_values(tensor: torch.Tensor) -> bool:
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether its numbers can be read: not a meta, fake, sparse or quantised tensor, nor one inside `vmap`."""
     plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
     return plain and not hasattr(tensor, "fake_mode") and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
@@ -84,13 +85,14 @@ def tensors_in(tree: Any, depth: int = 0) -> list[torch.Tensor]:
     if depth > MAX_DEPTH or tree is None or isinstance(tree, (str, int, float, type, torch.nn.Module)):
         return []
     items: Any = ()
+    step = 1
     if isinstance(tree, Mapping):
         items = tree.values()
     elif isinstance(tree, (list, tuple, set)):
         items = tree
     elif hasattr(tree, "__dict__") and not callable(tree):
-        items = vars(tree).values()
-    return [tensor for item in items for tensor in tensors_in(item, depth + 1)]
+        items, step = vars(tree).values(), 3  # what objects refer to may be the whole program
+    return [tensor for item in items for tensor in tensors_in(item, depth + step)]
 
 
 def moved(tree: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -217,11 +219,13 @@ class ModuleWatch:
             pass
         path = self._paths.get(id(module))
         if path is not None and path not in self.shapes:
-            self.shapes[path] = _first_shape(event[:-1]), _first_shape(event[-1])
+            self.shapes[path] = _first_shape(event[:-1]), _first_shape(((event[-1],),))
 
 
-def _first_shape(tree: Any) -> Shape | None:
-    return next((tuple(tensor.shape) for tensor in tensors_in(tree)), None)
+def _first_shape(tree: Sequence[Sequence[Any] | dict[str, Any]]) -> Shape | None:
+    """Shape of the first tensor in (args, kwargs) or in ((output,),)."""
+    parts = (part for group in tree for part in (group.values() if isinstance(group, dict) else group))
+    return next((tuple(tensor.shape) for part in parts for tensor in tensors_in(part)), None)
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:
@@ -276,6 +280,7 @@ class Recorder(TorchFunctionMode):
         self.opaque: dict[str, None] = {}
         self._nodes: dict[int, tuple[weakref.ref[torch.Tensor], fx.Node]] = {}
         self._quiet = 0
+        self._held = {id(part) for module in modules_of(model) for part in held_parts(module)}
         self._names: dict[int, str] = {}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         for name, tensor in named:
@@ -330,11 +335,11 @@ class Recorder(TorchFunctionMode):
         """A user's `autograd.Function`: one node, since its backward is not that of the calls in its forward."""
         if self._quiet:
             return apply(*args, **kwargs)
-        before = _generator_state()
         with self._silenced():
+            before = _generator_state()
             out = apply(*args, **kwargs)
-        if tensors_in(out):
-            self._record(apply, apply, args, kwargs, out, _drew(before))
+            if tensors_in(out):
+                self._record(apply, apply, args, kwargs, out, _drew(before))
         return out
 
     def _leave_scripted(self, module: torch.nn.Module, args: Any, kwargs: Any, out: Any) -> None:
@@ -342,11 +347,13 @@ class Recorder(TorchFunctionMode):
         if path is None or not isinstance(module, torch.jit.ScriptModule):
             return
         self.opaque.setdefault(f"{path or 'the model'} is scripted: its inside was not seen")
-        node = self.graph.call_module(path, self._map(tuple(args)), self._map(dict(kwargs)))
-        self._describe(node, class_name(type(module)), path, out, args, False)
+        with self._silenced():
+            node = self.graph.call_module(path, self._map(tuple(args)), self._map(dict(kwargs)))
+            self._describe(node, class_name(type(module)), path, out, args, False)
 
     @contextlib.contextmanager
     def _silenced(self) -> Iterator[None]:
+        """Calls made here are not recorded: those inside an opaque part, and our own."""
         self._quiet += 1
         try:
             yield
@@ -435,8 +442,8 @@ class Recorder(TorchFunctionMode):
                 return alias
             name = f"_unregistered_{len(self.constants)}"
             self.constants[name] = tensor.detach()
-            if tensor.grad_fn is not None:
-                self.opaque.setdefault("a tensor was computed by code that torch functions do not pass through")
+            if id(tensor) not in self._held:
+                self.opaque.setdefault("a tensor came from code that torch functions do not see (scripted, NumPy)")
         node = self.graph.create_node("get_attr", name)
         node.meta.update(function="", fqn=name.rpartition(".")[0], random=False, stats=None)
         self._bind(tensor, node)
@@ -463,7 +470,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return _has_values(a) and _has_values(b) and a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr()
+    return has_values(a) and has_values(b) and a.numel() > 0 and a.device == b.device and a.data_ptr() == b.data_ptr()
 
 
 def _distinct(out: Any, versions: list[tuple[torch.Tensor, int]], name: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from auditor.dynamic.guesses import Facts, Guess, choices, dictionary, read_keys, width_of
+from auditor.dynamic.guesses import Facts, Guess, choices, dictionary, numbers_of, read_keys, width_of
 from auditor.dynamic.inputs import Group, Leaf, Value
 
 Repair = Callable[[Guess, "re.Match[str]", Facts], Iterable[Guess]]
@@ -185,7 +185,8 @@ def ranked(guess: Guess, rank: int, facts: Facts) -> Iterator[Guess]:
     cls = convolutions.get(rank, nn.Conv2d)
     channels = next((m.in_channels for m in facts.model.modules() if isinstance(m, cls)), 3)
     if rank == 4 and not isinstance(facts.first, cls):
-        channels = 3  # patches are cut before the first weights, as in a vision transformer
+        normalised = next(iter(numbers_of(facts.first, ("num_channels", "num_features"))), 3) if facts.first else 3
+        channels = normalised  # 3 where patches are cut before the first weights, as in a vision transformer
     length = facts.lengths[0]
     for name, leaf in guess.leaves.items():
         shape = leaf.shape

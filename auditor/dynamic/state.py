@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
+PLAIN = (dict, OrderedDict, defaultdict, list, set)
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,15 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
     """Restore `model` and the process's random and gradient state on leaving, also after an exception.
 
     Covered: values, dtype, device, `requires_grad` and gradients of parameters and buffers; tensors held as plain
-    attributes; every module's attributes (training flags, rates, caches: rebound ones are bound back, new ones
-    removed); generators; gradient mode; default dtype. Not covered: the inside of other mutable attributes.
-    Memory: one copy of the parameters and buffers.
+    attributes or in lists and dicts that are; every module's attributes (training flags, rates, caches, hooks: rebound
+    ones are bound back, new ones removed), also of layers kept in a list; generators; gradient mode; default dtype.
+    Not covered: the inside of other objects. Memory: one copy of the parameters and buffers.
     """
-    attributes = [
-        (module, dict(vars(module))) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
-    ]
-    registries = [
-        (registry, dict(registry)) for _, held in attributes for registry in (held[name] for name in REGISTRIES)
-    ]
-    flags = [(module, module.training) for module in model.modules()]
-    tensors = [_TensorState(tensor) for tensor in _tensors_of(model, attributes)]
+    modules = modules_of(model)
+    attributes = [(module, dict(vars(module))) for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    containers = [_ContainerState(value) for _, held in attributes for value in held.values() if type(value) in PLAIN]
+    flags = [(module, module.training) for module in modules]
+    tensors = [_TensorState(tensor) for tensor in _tensors_of(modules)]
     generators, gradients, dtype = RandomState.now(), torch.is_grad_enabled(), torch.get_default_dtype()
     try:
         yield
@@ -101,9 +101,8 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
         for module, held in attributes:
             vars(module).clear()
             vars(module).update(held)
-        for registry, entries in registries:
-            registry.clear()
-            registry.update(entries)
+        for container in containers:
+            container.restore()
         for module, training in flags:
             module.training = training  # scripted modules keep it outside their attributes
         torch.set_default_dtype(dtype)
@@ -113,12 +112,47 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
             state.restore()
 
 
-def _tensors_of(model: torch.nn.Module, attributes: list[tuple[torch.nn.Module, dict[str, Any]]]) -> list[torch.Tensor]:
-    found: dict[int, torch.Tensor] = {}
-    plain = (value for _, held in attributes for value in held.values() if isinstance(value, torch.Tensor))
-    for tensor in (*model.parameters(), *model.buffers(), *plain):
-        found[id(tensor)] = tensor
+def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The model's modules and those that they keep in plain lists, tuples and dicts."""
+    queue, found = [model], dict[int, torch.nn.Module]()
+    for root in queue:
+        for module in root.modules():
+            if id(module) not in found:
+                found[id(module)] = module
+                queue += [part for part in held_parts(module) if isinstance(part, torch.nn.Module)]
     return list(found.values())
+
+
+def _tensors_of(modules: list[torch.nn.Module]) -> list[torch.Tensor]:
+    found: dict[int, torch.Tensor] = {}
+    for module in modules:
+        registered = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        for part in (*registered, *held_parts(module)):
+            if isinstance(part, torch.Tensor):
+                found[id(part)] = part
+    return list(found.values())
+
+
+def held_parts(module: torch.nn.Module) -> Iterator[Any]:
+    """Values of plain attributes, and of lists, tuples and dicts among them."""
+    for name, value in vars(module).items():
+        if isinstance(value, dict):
+            yield from () if name in REGISTRIES else value.values()
+        elif isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+class _ContainerState:
+    """A list, set or dict and what was in it."""
+
+    def __init__(self, container: Any) -> None:
+        self.container, self.held = container, copy.copy(container)
+
+    def restore(self) -> None:
+        self.container.clear()
+        (self.container.extend if isinstance(self.container, list) else self.container.update)(self.held)
 
 
 class _TensorState:

@@ -134,8 +134,9 @@ class Worker:
             child.kill()
             raise
         if "failure" in answer:
+            output = child.output()
             child.kill()
-            raise WorkerError("start", answer["failure"]["message"], child.output())
+            raise WorkerError("start", answer["failure"]["message"], output)
         return child
 
     def _wait(self, child: _Child, number: int, seconds: float) -> dict[str, Any]:

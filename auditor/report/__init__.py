@@ -25,6 +25,8 @@ class Report:
     refused_certificates: list[Any] = field(default_factory=list)
     refused: list[Any] = field(default_factory=list)
     """Fixes that were not made, each with its finding and the reason."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Texts that were checked without being files, by the names they were given."""
     diffs: list[str] = field(default_factory=list)
 
     def exit_code(self, fail_on: Severity = Severity.WARNING) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import linecache
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from auditor.finding import Finding, Problem, Severity
 from auditor.report import Report
+from auditor.static import files
 
 if TYPE_CHECKING:
     from auditor.fix.certificate import Certificate, ClaimResult
@@ -25,8 +25,9 @@ def render(report: Report, *, verbose: bool = False, statistics: bool = False) -
     if statistics:
         yield from _statistics(report.findings)
     else:
+        texts = _Texts(report.texts)
         for finding in report.findings:
-            yield from _finding(finding)
+            yield from _finding(finding, texts)
             yield ""
     for certificate in report.certificates:
         yield from _certificate(certificate)
@@ -43,13 +44,28 @@ def render(report: Report, *, verbose: bool = False, statistics: bool = False) -
     yield summary(report)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+class _Texts(dict[str, list[str]]):
+    """The lines of files, read when first shown; `given` are texts that are no files."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        super().__init__({path: text.split("\n") for path, text in given.items()})
+
+    def __missing__(self, path: str) -> list[str]:
+        try:
+            lines = files.decode(files.read(path)).split("\n")
+        except (OSError, ValueError, SyntaxError, LookupError):
+            lines = []  # the finding is shown without its frame
+        self[path] = lines
+        return lines
+
+
+def _finding(finding: Finding, texts: _Texts) -> Iterator[str]:
     location, colour = finding.location, _COLOURS[finding.severity]
     mark = click.style(" [*]", fg="cyan") if finding.fix else ""
     where = click.style(location.path, bold=True) + f":{location.row}:{location.column}"
     code = click.style(finding.code, fg=colour, bold=True)
     yield f"{where}: {code}{mark} {finding.message} ({finding.severity}, {' and '.join(finding.seen)})"
-    yield from frame(finding)
+    yield from frame(finding, texts[location.path])
     for note in finding.notes:
         yield f"   = {note.location.path}:{note.location.row}: {note.message}"
     if finding.modules:
@@ -64,17 +80,16 @@ def _shorten(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(shown[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def frame(finding: Finding) -> Iterator[str]:
-    """The source lines around a finding, the range itself underlined."""
+def frame(finding: Finding, lines: Sequence[str]) -> Iterator[str]:
+    """The source lines around a finding, the range itself underlined; `lines` are those of its file."""
     location = finding.location
-    lines = linecache.getlines(location.path)
     if not 0 < location.row <= len(lines):
         return
     last = min(len(lines), max(location.row, min(location.end_row, location.row + 3)))
     width = len(str(min(len(lines), last + _CONTEXT)))
     yield " " * width + " |"
     for row in range(max(1, location.row - _CONTEXT), min(len(lines), last + _CONTEXT) + 1):
-        text = lines[row - 1].rstrip("\r\n")
+        text = lines[row - 1].rstrip()
         yield f"{row:>{width}} | {text}".rstrip()
         if row == location.row:
             indent = len(text) - len(text.lstrip())

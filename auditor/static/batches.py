@@ -153,9 +153,14 @@ def _is_zero(node: ast.expr) -> bool:
 
 
 def _moved(node: ast.expr) -> ast.expr:
-    """The expression without moves and casts around it."""
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
-        node = node.func.value
+    """The expression without moves, casts and `Variable(…)` around it."""
+    while isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
+            node = node.func.value
+        elif _tail(node.func) == "Variable" and node.args:
+            node = node.args[0]
+        else:
+            break
     return node
 
 

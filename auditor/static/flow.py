@@ -344,7 +344,10 @@ class Flow:
             return self._some("layer", call, attribute, values)
         chain = _opened(self.source, held[0])
         result = list(values)
-        for layer in chain:
+        outer = self._context
+        for position, layer in enumerate(chain):
+            if layer in chain[:position]:  # the element of a comprehension once more: an operation of its own
+                self._context = (*outer, position)
             kind = self.source.layer_kind(layer)
             result = [
                 self._some("layer", call, attribute, result)
@@ -353,6 +356,7 @@ class Flow:
                 if any(result)
                 else NO_VALUE
             ]
+            self._context = outer
         return result[0] if result else NO_VALUE
 
     def _enter(

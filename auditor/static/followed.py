@@ -36,12 +36,6 @@ class Followed:
     norm: ast.Call
     norm_kind: str
 
-    @property
-    def bias_position(self) -> int:
-        """Where `bias` stands when it is passed by position."""
-        full = 2 if self.kind.endswith("Linear") else 7
-        return full - 1 if "Lazy" in self.kind else full
-
     def note(self) -> Note:
         return Note(span(self.norm), "the norm that subtracts it")
 
@@ -55,6 +49,17 @@ class Followed:
             if not re.search(r"bias is (not )?None|if [\w.]+\.bias\b|hasattr\(\w+, 'bias'\)", around):
                 return True
         return False
+
+
+def bias_position(kind: str) -> int:
+    """Where `bias` stands when it is passed by position to a linear layer or convolution of this kind."""
+    full = 2 if kind.endswith("Linear") else 7
+    return full - 1 if "Lazy" in kind else full
+
+
+def is_plain_bias(bias: object) -> bool:
+    """Whether the argument is left to its default or written `True`: anything else is somebody's choice."""
+    return bias is None or (isinstance(bias, ast.Constant) and bias.value is True)
 
 
 def followed_by_norm(source: Source) -> Iterator[Followed]:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _DEPTH = 4
 # Parts of a name that say it holds, or asks for, the mode.
-_MODE_WORDS = frozenset(
-    ("train", "training", "trains", "istrain", "istraining", "eval", "evaluating", "evaluation", "iseval", "inference")
-    + ("infer", "inferring", "predict", "prediction", "predicting", "test", "testing", "istest", "deterministic")
-)
+_MODE_WORDS = frozenset({
+    "train", "training", "trains", "istrain", "istraining", "eval", "evaluating", "evaluation", "iseval", "inference",
+    "infer", "inferring", "predict", "prediction", "predicting", "test", "testing", "istest", "deterministic",
+})  # fmt: skip
 _TRAINING_WORDS = frozenset({"train", "training"})
 _STARTS = frozenset(
     {"__init__", "__new__", "__post_init__", "setup", "reset_parameters", "init_weights", "_init_weights"}

@@ -400,11 +400,23 @@ class _Run:
     def expressions(self, node: ast.AST, env: Environment) -> None:
         """The calls in one statement, innermost first."""
         for call in reversed([inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]):
+            before = self.certain
+            self.certain = before and not self.conditional(call, node)
             write = write_of(self.source, call)
             if write is not None:
                 self.note(write, env)
             else:
                 self.call(call, env)
+            self.certain = before
+
+    def conditional(self, call: ast.Call, node: ast.AST) -> bool:
+        """Whether an expression inside `node` decides whether `call` happens."""
+        for above in self.source.tree.ancestors(call):
+            if isinstance(above, (ast.IfExp, ast.BoolOp)):
+                return True
+            if above is node:
+                return False
+        return False
 
     def note(self, write: Write, env: Environment) -> None:
         reach = self.reach(write.owner, env)

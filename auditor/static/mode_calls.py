@@ -157,9 +157,9 @@ class CallVisit:
         if start is not None:
             self._apply(start, frozenset({built}))
         elif self.given:
-            self.interpreter.forget(self.given, self.state)
+            self.interpreter.forget(self.given, self.state, self.node)
         if facts.has_unknown_base and not self.source.module_class(definition):
-            self.interpreter.forget(self.given, self.state)
+            self.interpreter.forget(self.given, self.state, self.node)
         return frozenset({built})
 
     def _clone(self, originals: Objects) -> Objects:
@@ -200,7 +200,17 @@ class CallVisit:
         called = frozenset(held for held in attribute if self._may_be_model(held))
         if called:
             return self._called(called)
+        owner = self.node.func.value if isinstance(self.node.func, ast.Attribute) else self.node
+        if tail_of(owner) in self.analysis.switched:
+            for held in sorted(receivers, key=order):
+                self._record(held, self.state.mode(held), method=self.tail)
         return self._unseen(receivers)
+
+    def _record_method(self, receivers: Sequence[Object]) -> None:
+        """A method of its own that runs a model (`model.encode(x)`) is a call of the model."""
+        for held in receivers:
+            if self.analysis.kind(held).module and self.interpreter.outside_models:
+                self._record(held, self.state.mode(held), method=self.tail)
 
     def _leaves_alone(self, receiver: Object) -> bool:
         """Whether a method that is not seen very likely leaves its receiver's mode alone, judging by its name."""
@@ -233,6 +243,7 @@ class CallVisit:
             targets.append((held, function))
         if not targets:
             return None
+        self._record_method([held for held, _ in targets])
         returned = NOTHING
         for held, function in targets:
             static = any(tail_of(decorator) == "staticmethod" for decorator in function.decorator_list)
@@ -294,7 +305,7 @@ class CallVisit:
         else:
             switched = argument is None or not any(w in ast.unparse(argument).lower() for w in ("init", "weight"))
         if switched:
-            self.interpreter.forget(receivers, self.state)
+            self.interpreter.forget(receivers, self.state, self.node)
 
     # Calls of models and of code that is not seen ------------------------------------------------------------------
 
@@ -303,15 +314,15 @@ class CallVisit:
         for held in sorted(callees, key=order):
             if isinstance(held, (Place, Built)):
                 self._record(held, self.state.mode(held))
-        self.interpreter.forget(self._models_given(), self.state)
+        self.interpreter.forget(self._models_given(), self.state, self.node)
         return frozenset({Place(self.node, "")})
 
-    def _record(self, model: Object, modes: Modes, traced: bool = False) -> None:
-        if isinstance(model, Place) and model.opaque and modes == NOT_KNOWN:
+    def _record(self, model: Object, modes: Modes, method: str = "", traced: bool = False) -> None:
+        if isinstance(model, Place) and model.opaque and _all_unknown(modes):
             return
-        depends = self.analysis.kind(model).depends
+        depends = self.analysis.dependence(model, method)
         scope = self.interpreter.scope
-        self.interpreter.record(ModelCall(self.node, model, modes, (), scope, depends, traced))
+        self.interpreter.record(ModelCall(self.node, model, modes, (), scope, depends, method, traced))
 
     def _models_given(self) -> Objects:
         """The arguments that surely are models, or hold some."""
@@ -321,8 +332,8 @@ class CallVisit:
         """A function that is not in this file: what it is given, and what it is a method of, may change mode."""
         self._callbacks()
         if not models.is_harmless(self.names, self.tail):
-            self.interpreter.forget(self.given, self.state)
-            self.interpreter.forget([held for held in receivers if not self._leaves_alone(held)], self.state)
+            self.interpreter.forget(self.given, self.state, self.node)
+            self.interpreter.forget([held for held in receivers if not self._leaves_alone(held)], self.state, self.node)
         return frozenset({Place(self.node, "")})
 
     def _callbacks(self) -> None:
@@ -341,7 +352,7 @@ class CallVisit:
         if summary is None or summary.exit is None:
             return NOTHING
         if any(_changes_mode(decorator) for decorator in function.decorator_list):
-            self.interpreter.forget(self.given | (bound or NOTHING), self.state)
+            self.interpreter.forget(self.given | (bound or NOTHING), self.state, self.node)
             return frozenset({Place(self.node, "")})
         arguments = {} if unknown_arguments else self._matched(function, bound)
         return _Application(self, function, summary, arguments).value()
@@ -446,8 +457,6 @@ class _Application:
         for setting in modes:
             if setting.mode == ENTRY:
                 lifted |= self.before.mode(model)
-            elif setting.mode == UNKNOWN:
-                lifted |= NOT_KNOWN
             else:
                 lifted.add(replace(setting, via=(self.call.node, *setting.via)[:DEPTH]))
         return frozenset(lifted)
@@ -473,12 +482,13 @@ class _Application:
             if not isinstance(model, (Place, Built)):
                 continue
             modes = self.lift_modes(inner.modes, model)
-            if isinstance(model, Place) and model.opaque and modes == NOT_KNOWN:
+            if isinstance(model, Place) and model.opaque and _all_unknown(modes):
                 continue
-            depends = self.call.analysis.kind(model).depends
+            depends = self.call.analysis.dependence(model, inner.method)
             depends = inner.depends if depends is None else depends
             scope = self.interpreter.scope
-            self.interpreter.record(ModelCall(inner.call, model, modes, chain, scope, depends, inner.traced))
+            lifted = ModelCall(inner.call, model, modes, chain, scope, depends, inner.method, inner.traced)
+            self.interpreter.record(lifted)
 
 
 def _changes_mode(decorator: ast.expr) -> bool:
@@ -500,6 +510,10 @@ def _switches_itself(facts: ModuleClass) -> bool:
             ):
                 return True
     return False
+
+
+def _all_unknown(modes: Modes) -> bool:
+    return all(setting.mode == UNKNOWN for setting in modes)
 
 
 def _false(call: ast.Call) -> bool:

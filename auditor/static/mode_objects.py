@@ -114,6 +114,7 @@ class ModelCall:
     chain: Chain
     scope: Scope
     depends: bool | None
+    method: str = ""  # the method called, where it is not the forward
     traced: bool = False
 
     @property

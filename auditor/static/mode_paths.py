@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-from auditor.static.mode_objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Built, Chain, ModelCall, Place, Setting
+from auditor.static.mode_objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
 from auditor.static.modes import modes_of
 from auditor.static.purpose import LOOPS, Loop, Purposes, is_training
 
@@ -37,10 +37,13 @@ class Misplaced:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated(Misplaced):
-    """An evaluation in train mode. `region`: the outermost statement that only evaluates; `trains_again`: training may
-    go on after it and would find the model in whatever mode it is left in."""
+    """An evaluation in train mode; further ones of the same model in the same function are part of it.
 
-    region: ast.stmt
+    `regions`: the outermost statements that only evaluate, in document order; `trains_again`: training may go on after
+    them and would find the model in whatever mode it is left in.
+    """
+
+    regions: tuple[ast.stmt, ...]
     trains_again: bool
     traced: bool
 
@@ -48,10 +51,11 @@ class Evaluated(Misplaced):
 @dataclass(frozen=True, slots=True)
 class Trained(Misplaced):
     """A training step in eval mode, from the second round of `loop` on. `settings` hold the `eval()` that nothing
-    undoes; `start` is the statement before which `train()` belongs."""
+    undoes; `start` is the statement before which `train()` belongs; `depends` whether that surely makes a difference."""
 
     loop: Loop
     start: ast.stmt
+    depends: bool | None
 
 
 class ModePaths:
@@ -87,7 +91,19 @@ class ModePaths:
                 evaluated = self._evaluated(calls)
                 if evaluated is not None:
                     found.setdefault(evaluated.site, evaluated)
-        return sorted(found.values(), key=lambda item: (item.site.lineno, item.site.col_offset))
+        return self._grouped(found.values())
+
+    def _grouped(self, found: Iterable[Evaluated]) -> list[Evaluated]:
+        """The first evaluation of each model in each function, with the regions of all."""
+        groups: dict[tuple[ast.AST | None, str], list[Evaluated]] = {}
+        for item in sorted(found, key=_place):
+            groups.setdefault((self.source.function_of(item.site), item.receiver), []).append(item)
+        merged = []
+        for first, *others in groups.values():
+            regions = tuple(dict.fromkeys(region for item in (first, *others) for region in item.regions))
+            again = any(item.trains_again for item in (first, *others))
+            merged.append(replace(first, regions=regions, trains_again=again))
+        return sorted(merged, key=_place)
 
     def _evaluated(self, calls: Sequence[ModelCall]) -> Evaluated | None:
         call = calls[0]
@@ -99,7 +115,7 @@ class ModePaths:
         settings = _sorted({setting for item in calls for setting in item.modes})
         again = self._trains_again(evaluation.region, call, settings)
         return Evaluated(
-            evaluation.site, evaluation.receiver, settings, call.chain, evaluation.region, again, traced=False
+            evaluation.site, evaluation.receiver, settings, call.chain, (evaluation.region,), again, traced=False
         )
 
     def _traced(self, call: ModelCall) -> Evaluated | None:
@@ -121,7 +137,7 @@ class ModePaths:
             return None
         again = self._trains_again(statement, call, _sorted(call.modes))
         receiver = ast.unparse(arguments[0])
-        return Evaluated(call.call, receiver, _sorted(call.modes), call.chain, statement, again, traced=True)
+        return Evaluated(call.call, receiver, _sorted(call.modes), call.chain, (statement,), again, traced=True)
 
     def _builds_dependent_model(self) -> bool:
         """Whether the file builds a model that depends on its mode, outside of other models."""
@@ -160,16 +176,15 @@ class ModePaths:
             return []
         calls = modes_of(self.source).calls
         harmless = {call.call for call in calls if call.depends is False}
-        found: dict[ast.Call, Trained] = {}
-        for call in calls:
-            if call.call not in harmless and call.call not in found:
-                trained = self._trained(call)
-                if trained is not None:
-                    found[call.call] = trained
-        return sorted(found.values(), key=lambda item: (item.site.lineno, item.site.col_offset))
+        found: dict[tuple[ast.AST | None, str], Trained] = {}
+        for call in sorted(calls, key=lambda call: (call.call.lineno, call.call.col_offset)):
+            trained = self._trained(call) if call.call not in harmless else None
+            if trained is not None:
+                found.setdefault((self.source.function_of(call.call), trained.receiver), trained)
+        return sorted(found.values(), key=_place)
 
     def _trained(self, call: ModelCall) -> Trained | None:
-        if call.traced or self.source.method_of(call.call) or not self._mode_is_followed(call):
+        if call.traced or self.source.method_of(call.call):
             return None
         for setting in _sorted(call.modes):
             if setting.mode == EVAL and not setting.built:
@@ -177,13 +192,6 @@ class ModePaths:
                 if loop is not None:
                     return self._judged(call, setting, loop)
         return None
-
-    def _mode_is_followed(self, call: ModelCall) -> bool:
-        """Whether nothing that is not seen had a say in the mode after the model came into sight."""
-        modes = {setting.mode for setting in call.modes}
-        if UNKNOWN in modes:
-            return isinstance(call.model, Place) and call.model.opaque
-        return EVAL in modes and isinstance(call.model, (Place, Built))
 
     def _carried_by(self, call: ModelCall, setting: Setting) -> Loop | None:
         """The loop whose second round brings `setting` to `call`; None where it precedes `call` in one round."""
@@ -201,15 +209,15 @@ class ModePaths:
 
     def _judged(self, call: ModelCall, setting: Setting, loop: Loop) -> Trained | None:
         inside = set(ast.walk(loop))
-        if any(s.mode == TRAIN and not s.built and inside & {s.node, *s.via} for s in call.modes):
-            return None  # a `train()` of the same loop, under a condition of its own
-        receiver = self.purposes.receiver(call.call)
+        if any(s.mode in (TRAIN, UNKNOWN) and not s.built and inside & {s.node, *s.via} for s in call.modes):
+            return None  # in the same loop, under a condition of its own: `train()`, or code that is not seen
+        receiver = self.purposes.receiver(call.call, call.method)
         names = [receiver, self.purposes.receiver_at(call)]
         if not receiver or any(self.purposes.has_own_mode(name) for name in names if name):
             return None
         if not self.purposes.training_step(call):
             return None
-        return Trained(call.call, receiver, (setting,), call.chain, loop, self._start(call.call, loop))
+        return Trained(call.call, receiver, (setting,), call.chain, loop, self._start(call.call, loop), call.depends)
 
     def _start(self, call: ast.Call, loop: Loop) -> ast.stmt:
         """The outermost loop around `call` in its function and inside `loop`, or the start of `loop`'s body."""
@@ -231,6 +239,10 @@ class ModePaths:
                 found.append(above)
             below = above
         return found
+
+
+def _place(found: Misplaced) -> tuple[int, int]:
+    return found.site.lineno, found.site.col_offset
 
 
 def _comes_after(one: ast.AST, other: ast.AST) -> bool:

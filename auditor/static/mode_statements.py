@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from auditor.static.mode_calls import CallVisit
 from auditor.static.mode_objects import (
     DEPTH,
+    EVAL,
     NOT_KNOWN,
     NOTHING,
+    TRAIN,
     UNKNOWN,
     Built,
     Chain,
@@ -23,6 +25,7 @@ from auditor.static.mode_objects import (
     Place,
     Saved,
     Scope,
+    Setting,
     State,
     Summary,
     arguments,
@@ -52,10 +55,15 @@ class Interpreter:
         self.scope = scope
         self.locals = analysis.locals(scope)
         self.active = analysis.active
+        self.outside_models = self.source.method_of(scope) is None and not self._is_module_method(scope)
         self.loops: list[tuple[list[State], list[State]]] = []
         self.exits: list[State] = []
         self.returned: Objects = NOTHING
         self.calls: dict[tuple[ast.Call, Object, Chain], ModelCall] = {}
+
+    def _is_module_method(self, scope: Scope) -> bool:
+        owner = self.source.tree.parent(scope)
+        return isinstance(owner, ast.ClassDef) and self.source.module_class(owner) is not None
 
     def run(self) -> Summary:
         state = State()
@@ -137,7 +145,7 @@ class Interpreter:
             case ast.Name(id=name):
                 state.names[self.key(name)] = objects
             case ast.Attribute(value=owner, attr="training"):
-                self.forget(self.value(owner, state), state)
+                self.forget(self.value(owner, state), state, target)
             case ast.Attribute(value=owner, attr=name):
                 self.store(self.value(owner, state), name, objects, state)
             case ast.Subscript(value=owner, slice=index):
@@ -272,7 +280,7 @@ class Interpreter:
             if changed and _names_scope(tail_of(call.func) if isinstance(call, ast.Call) else ""):
                 given_back.update({model: entry_modes[model] for model in changed})
                 given_back.update({model: modes for model, modes in before.items() if state.modes.get(model) != modes})
-            self.forget(frozenset(changed), state)
+            self.forget(frozenset(changed), state, call)
         end = self.block(node.body, state)
         if end is not None:
             end.modes.update(given_back)
@@ -427,12 +435,14 @@ class Interpreter:
         """Puts `model` and all it contains in `modes`."""
         if isinstance(model, Saved):
             return
+        switched = all(setting.mode in (TRAIN, EVAL) for setting in modes)
         if isinstance(model, Part):
-            state.modes[model.whole] = state.mode(model.whole) | NOT_KNOWN
+            if switched:
+                state.modes[model.whole] = state.mode(model.whole) | NOT_KNOWN
             return
         if isinstance(model, Place):
             self._below(model, state)
-            if UNKNOWN not in {setting.mode for setting in modes}:
+            if switched:
                 self._mark_owners(model, state)
         state.modes[model] = modes
         if depth:
@@ -460,11 +470,12 @@ class Interpreter:
                 state.modes[owner] = state.mode(owner) | NOT_KNOWN
             owner = owner.owner
 
-    def forget(self, objects: Iterable[Object], state: State) -> None:
-        """These objects went to code that is not seen."""
+    def forget(self, objects: Iterable[Object], state: State, node: ast.AST) -> None:
+        """At `node`, these objects went to code that is not seen."""
+        unknown = frozenset({Setting(UNKNOWN, node)})
         for held in sorted(objects, key=order):
             if isinstance(held, (Place, Built)):
-                self.set_mode(held, NOT_KNOWN, state)
+                self.set_mode(held, unknown, state)
 
     def record(self, call: ModelCall) -> None:
         known = self.calls.get(call.key)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 from auditor.static import models
-from auditor.static.classes import ModuleClass, layer_mode_dependence
+from auditor.static.classes import ModuleClass
+from auditor.static.dependence import class_dependence, construction_dependence, method_dependence
 from auditor.static.mode_objects import (
     DEPTH,
     FUNCTIONS,
@@ -62,6 +63,7 @@ class ModeAnalysis:
         self._locals: dict[Scope, frozenset[str]] = {}
         self._kinds: dict[ast.expr, Kind] = {}
         self._classes: dict[ast.ClassDef, ModuleClass] = {}
+        self._dependence: dict[ast.ClassDef, bool | None] = {}
 
     @property
     def source(self) -> Source:
@@ -89,6 +91,13 @@ class ModeAnalysis:
         return self._summaries[scope]
 
     # Names ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def switched(self) -> frozenset[str]:
+        """The last names of what `train()` or `eval()` is called on somewhere in the file."""
+        calls = self.source.calls_named("train", "eval")
+        receivers = [call.func.value for call in calls if isinstance(call.func, ast.Attribute) and not call.args]
+        return frozenset(tail_of(receiver) for receiver in receivers) - {""}
 
     @cached_property
     def active(self) -> set[ast.AST]:
@@ -185,6 +194,14 @@ class ModeAnalysis:
             return self._place_kind(model)
         return Kind(module=False)
 
+    def dependence(self, model: Object, method: str = "") -> bool | None:
+        """Whether a call of `model`, or of one of its methods, depends on its mode."""
+        kind = self.kind(model)
+        facts = self.source.module_class(kind.node) if kind.node is not None else None
+        if not method:
+            return kind.depends
+        return method_dependence(self.source, facts, method) if facts is not None else None
+
     def remember(self, node: ast.expr, kind: Kind) -> None:
         self._kinds[node] = kind
 
@@ -233,20 +250,21 @@ class ModeAnalysis:
         parent = self.source.tree.parent(store)
         if isinstance(parent, ast.Assign) and store in parent.targets:
             return parent.value
-        statement = self.source.tree.parent(parent) if isinstance(parent, ast.Tuple) else None
-        if (
-            isinstance(parent, ast.Tuple)
-            and isinstance(statement, ast.Assign)
-            and isinstance(statement.value, ast.Tuple)
-        ):
-            if len(statement.value.elts) == len(parent.elts):
-                return statement.value.elts[parent.elts.index(store)]
+        statement = self.source.tree.parent(parent) if parent is not None else None
+        if isinstance(parent, ast.Tuple) and isinstance(statement, ast.Assign):
+            pairs = _pairs(parent, statement.value)
+            return next((value for target, value in pairs if target is store), None)
         return None
 
     def class_kind(self, node: ast.ClassDef) -> Kind:
         """The kind of an instance of a class of the file."""
         facts = self.source.module_class(node)
-        return Kind(facts is not None, facts.mode_dependent if facts else None, node)
+        return Kind(facts is not None, self._class_dependence(facts) if facts else None, node)
+
+    def _class_dependence(self, facts: ModuleClass) -> bool | None:
+        if facts.node not in self._dependence:
+            self._dependence[facts.node] = class_dependence(self.source, facts)
+        return self._dependence[facts.node]
 
     def common_kind(self, kinds: Sequence[Kind]) -> Kind:
         """What holds for all of several kinds."""
@@ -297,9 +315,7 @@ class ModeAnalysis:
         unknown = False
         for node in ast.walk(call):
             if isinstance(node, ast.Call):
-                name = self.source.layer_kind(node)
-                own = self.source.module_class(name) if name else None
-                depends = own.mode_dependent if own else layer_mode_dependence(self.source, node, name)
+                depends = construction_dependence(self.source, node)
                 if depends:
                     return True
                 unknown = unknown or depends is None
@@ -310,3 +326,10 @@ class ModeAnalysis:
 
 def is_none(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is None
+
+
+def _pairs(target: ast.Tuple, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """The single assignments of `a, b = x, y`."""
+    if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts):
+        return list(zip(target.elts, value.elts, strict=True))
+    return []

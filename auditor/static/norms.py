@@ -191,7 +191,10 @@ class Arithmetic:
     # Statements -------------------------------------------------------------------------------------------------------
 
     def _body(self, body: Sequence[ast.stmt], env: Environment) -> Value | None:
-        """The value returned; None where the end is reached without a return."""
+        """The value returned; None where the end is reached without a return.
+
+        `x *= …` is not followed: it may write to the tensor that the caller handed over.
+        """
         for statement in body:
             match statement:
                 case ast.Return(value=ast.expr() as value):
@@ -200,9 +203,6 @@ class Arithmetic:
                     env[name] = self._value(value, env)
                 case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                     env[name] = self._value(value, env)
-                case ast.AugAssign(target=ast.Name(id=name) as target, op=op, value=value):
-                    left = ast.Name(target.id, ast.Load())
-                    env[name] = self._binary(op, self._value(left, env), self._value(value, env))
                 case ast.Expr(value=ast.Constant()):
                     continue
                 case ast.If(test=test, body=inner, orelse=[]):

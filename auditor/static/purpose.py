@@ -93,7 +93,7 @@ class Purposes:
         if self.is_test or not sites or not self._methods_evaluate(path) or self._in_framework(path):
             return None
         site = sites[0]
-        receiver = self.receiver(site)
+        receiver = self.receiver(site, model_call.method if site is model_call.call else "")
         if not receiver or words(receiver.rpartition(".")[2]) & _OWN_MODE:
             return None
         if self._has_other_purpose(path, model_call) or not self._evaluates(sites, path):
@@ -102,18 +102,16 @@ class Purposes:
             return None
         return Evaluation(site, self._region(site, receiver), receiver)
 
-    def receiver(self, call: ast.Call) -> str:
+    def receiver(self, call: ast.Call, method: str = "") -> str:
         """The model's name in the source, for a call of it, of its `forward` or of another method."""
         function = call.func
-        if isinstance(function, ast.Attribute) and self._is_method(function):
+        if isinstance(function, ast.Attribute) and (method or self._is_method(function)):
             function = function.value
         return ast.unparse(function) if isinstance(function, (ast.Name, ast.Attribute)) else ""
 
     def _is_method(self, function: ast.Attribute) -> bool:
         """Whether `x.name(…)` calls a method of the model `x` rather than the model `x.name`."""
-        if function.attr == "forward":
-            return True
-        return any(function.attr in facts.methods for facts in self.source.module_classes)
+        return function.attr == "forward" or any(function.attr in f.methods for f in self.source.module_classes)
 
     def _methods_evaluate(self, path: Sequence[ast.Call]) -> bool:
         """Calls inside a module's own methods count only where the method predicts with the module as a whole."""
@@ -210,9 +208,9 @@ class Purposes:
         scope = self._scope(site)
         if self.has_backward(scope) or any("grad" in name or "attack" in name for name in _identifiers(scope)):
             return False
-        return self._outermost_loop(site) is not None and any(
-            words(name) & _EVALUATED or name in ("item", "detach", "cpu") for name in _identifiers(scope)
-        )
+        looped = self._outermost_loop(site) is not None
+        shown = _EVALUATED | ({"item", "detach", "cpu"} if looped else set())
+        return any(words(name) & shown for name in _identifiers(scope))
 
     def gradient_free(self, node: ast.AST) -> ast.AST | None:
         """The outermost block without gradients around `node` in its function: a `with`, the decorated function, or
@@ -288,7 +286,7 @@ class Purposes:
 
     def receiver_at(self, model_call: ModelCall) -> str:
         """The model's name in `model_call.scope`, where it can be followed there through the arguments of the calls."""
-        text = self.receiver(model_call.call)
+        text = self.receiver(model_call.call, model_call.method)
         inner = model_call.call
         for call in reversed(model_call.chain):
             text = self._in_caller(text, self._scope(inner), call)

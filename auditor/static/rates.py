@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,19 +64,34 @@ class Rate:
 
 
 def rates(source: Source) -> Iterator[Rate]:
-    """All rates handed over in the file, to torch's layers and functions and to the file's own modules, in the order
-    of these three."""
-    for kind, (name, position) in LAYERS.items():
-        for call in source.calls_to(kind):
-            yield from _rate(source, call, kind, source.argument(call, name, position))
-    for kind, (name, position, switch, at) in FUNCTIONS.items():
-        for call in source.calls_to(kind):
-            if not switch or source.constant(source.argument(call, switch, at)) is not False:
-                yield from _rate(source, call, kind, source.argument(call, name, position))
-    for facts in source.module_classes:
-        for parameter, index in rate_parameters(source, facts).items():
+    """All rates handed over in the file: to torch's layers and functions, then to the file's own modules that hand them
+    on, from a parameter of their constructor, to one of these."""
+    found = deque(_torch_rates(source))
+    known: set[tuple[str, str]] = set()
+    while found:
+        rate = found.popleft()
+        yield rate
+        place = source.method_of(rate.call)
+        start = place[0].methods.get("__init__") if place is not None else None
+        if place is None or start is None:
+            continue
+        facts, method = place
+        parameter = _parameter_name(facts, start, method, rate.expression)
+        if parameter and (facts.name, parameter) not in known:
+            known.add((facts.name, parameter))
             for call in source.calls_to(facts.name):
-                yield from _rate(source, call, facts.name, source.argument(call, parameter, index))
+                found += _rate(source, call, facts.name, source.argument(call, parameter, _position(start, parameter)))
+
+
+def _torch_rates(source: Source) -> Iterator[Rate]:
+    for call in source.calls_to(*LAYERS):
+        kind = min(source.resolve(call.func))
+        yield from _rate(source, call, kind, source.argument(call, *LAYERS[kind]))
+    for call in source.calls_to(*FUNCTIONS):
+        kind = min(source.resolve(call.func))
+        name, position, switch, at = FUNCTIONS[kind]
+        if not switch or source.constant(source.argument(call, switch, at)) is not False:
+            yield from _rate(source, call, kind, source.argument(call, name, position))
 
 
 def _rate(source: Source, call: ast.Call, kind: str, expression: object) -> Iterator[Rate]:
@@ -85,44 +101,16 @@ def _rate(source: Source, call: ast.Call, kind: str, expression: object) -> Iter
         yield Rate(call, kind, expression, origin(source, expression), float(value) if number else None)
 
 
-def rate_parameters(source: Source, facts: ModuleClass, depth: int = 4) -> dict[str, int]:
-    """The parameters of a class's constructor that it uses as dropout rates, with their positions in a call: handed
-    on as they are, also through an attribute, to a layer, a functional dropout or another module of the file."""
-    start = facts.methods.get("__init__")
-    if start is None or depth == 0:
-        return {}
+def _position(start: Function, parameter: str) -> int | None:
+    """Where a constructor's parameter stands in a call."""
     names = [argument.arg for argument in (*start.args.posonlyargs, *start.args.args)][1:]
-    names += [argument.arg for argument in start.args.kwonlyargs]
-    found: dict[str, int] = {}
-    for method in facts.methods.values():
-        for call in (node for node in ast.walk(method) if isinstance(node, ast.Call)):
-            for expression in _handed_on(source, call, depth):
-                name = _parameter_name(facts, start, method, expression)
-                if name in names:
-                    found[name] = names.index(name)
-    positional = len(start.args.posonlyargs) + len(start.args.args) - 1
-    return {name: index if index < positional else -1 for name, index in found.items()}
-
-
-def _handed_on(source: Source, call: ast.Call, depth: int) -> Sequence[ast.expr]:
-    """The expressions that `call` takes as rates."""
-    resolved = source.resolve(call.func)
-    if len(resolved) != 1:
-        return ()
-    (kind,) = resolved
-    if kind in LAYERS or kind in FUNCTIONS:
-        wanted = [LAYERS[kind] if kind in LAYERS else FUNCTIONS[kind][:2]]
-    else:
-        inner = source.module_class(kind)
-        wanted = list(rate_parameters(source, inner, depth - 1).items()) if inner is not None else []
-    arguments = [source.argument(call, name, position) for name, position in wanted]
-    return [argument for argument in arguments if isinstance(argument, ast.expr)]
+    return names.index(parameter) if parameter in names else None
 
 
 def _parameter_name(facts: ModuleClass, start: Function, method: Function, expression: ast.expr) -> str:
     """The parameter of the constructor `start` that `expression`, standing in `method`, surely holds; "" if none."""
     match expression:
-        case ast.Name(id=name) if method is start and not _rebound(facts.source, start, name):
+        case ast.Name(id=name) if method is start and _is_parameter(facts.source, start, name):
             return name
         case ast.Attribute(value=ast.Name(id="self"), attr=attr):
             assigned = facts.own_attributes.get(attr, [])
@@ -131,8 +119,11 @@ def _parameter_name(facts: ModuleClass, start: Function, method: Function, expre
     return ""
 
 
-def _rebound(source: Source, function: Function, name: str) -> bool:
-    return any(source.function_of(store) is function for store in source.names.stores(name))
+def _is_parameter(source: Source, function: Function, name: str) -> bool:
+    """Whether `name` is a parameter of `function` that it never binds anew."""
+    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    stored = any(source.function_of(store) is function for store in source.names.stores(name))
+    return not stored and any(argument.arg == name for argument in arguments)
 
 
 def origin(source: Source, expression: ast.expr, depth: int = 8) -> ast.expr:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.reference import propagation
 from auditor.static.chains import Chain, Link, chains, unrolled
-from auditor.static.initialisers import INIT, Distribution, Event, Initialisers, Write, spelled, write_of
+from auditor.static.initialisers import INIT, Event, Initialisers, Write, spelled, write_of
 from auditor.static.layers import CONVS, LINEARS, NN, PARAMETRIC, WEIGHTED
 
 if TYPE_CHECKING:
@@ -238,13 +238,3 @@ def _others(source: Source, event: Event) -> Iterator[str]:
     calls = event.reach.calls
     kinds = PARAMETRIC if calls is None or event.reach.deep else {source.layer_kind(call) for call in calls}
     yield from sorted(kinds - WEIGHTED)
-
-
-def starts_of(distribution: Distribution) -> str:
-    """A distribution in words: "zero", "0.1", "N(0, 0.01²)"."""
-    match distribution.kind:
-        case "constant":
-            return f"{distribution.mean:g}"
-        case "normal":
-            return f"N({distribution.mean:g}, {distribution.std:g}²)"
-    return distribution.kind

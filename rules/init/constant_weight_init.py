@@ -49,7 +49,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import alive, head_rms, parameters, repeatable, symmetry_broken
+from auditor.fix.claims import alive, parameters, repeatable, symmetry_broken
 from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule, span
 from auditor.static.source import Source
@@ -117,7 +117,7 @@ def _is_constant(weight: Tensor) -> bool:
     "initialise the weights for the activation that follows",
     applicability="unsafe",
     keeps=[parameters(values=False), repeatable(idempotent=True)],
-    gains=[symmetry_broken(), alive(idempotent=True), head_rms(0.1, 10, idempotent=True)],
+    gains=[symmetry_broken(), alive(idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     """Not for a warning: a model that learns already, if slowly, gains nothing that can be shown."""

@@ -51,7 +51,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import alive, head_rms, parameters, repeatable, symmetry_broken
+from auditor.fix.claims import alive, parameters, repeatable, symmetry_broken
 from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule, span
 from auditor.static.source import Source
@@ -113,7 +113,7 @@ def without_gradient(capture: Capture) -> Iterator[Finding]:
     "initialise the weights for the activation that follows",
     applicability="unsafe",
     keeps=[parameters(values=False), repeatable(idempotent=True)],
-    gains=[alive(), symmetry_broken(idempotent=True), head_rms(0.1, 10)],
+    gains=[alive(), symmetry_broken(idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     """Not for a warning: a model that learns already, if slowly, gains nothing that can be shown."""

@@ -9,8 +9,7 @@ layer whose input is the same for every sample.
 ## Why it matters
 Each layer multiplies the signal's mean square by fan-in · Var(w) · E[φ²]. Where that is well below 1, as with a
 standard deviation of 0.01, eight layers are enough to leave nothing: the gradients vanish with the signal, and the loss
-stays at its starting value under any optimiser. PyTorch's own default (a sixth of He's variance) does the same to
-networks of about 20 plain layers.
+stays where it was. PyTorch's own default (a sixth of He's variance) does the same to about 20 plain layers.
 
 ## Example
     class Net(nn.Module):
@@ -76,7 +75,7 @@ rule = Rule(
     triggers=("normal_(", "uniform_(", "randn", "xavier_", "orthogonal_", "kaiming_"),
     yields_to=("INI001", "INI002", "INI007"),
     thresholds={
-        "rms at the head, error": LOST,
+        "rms at the head": LOST,
         "rms at the head, warning": WEAK,
         "share between samples, error": COLLAPSED,
         "share between samples, warning": NEARLY,
@@ -129,9 +128,9 @@ def measured(capture: Capture) -> Iterator[Finding]:
 def _verdict(probe: Probe) -> tuple[Severity, str] | None:
     """How bad it is, and why."""
     head, rms, sens, after = probe.head, probe.head_rms, probe.initial_sens, probe.sens_after
-    if head is None or rms is None or len(probe.executed) < 2 or probe.nonfinite:
-        return None
     depth = len(probe.executed)
+    if head is None or rms is None or depth < 2 or probe.nonfinite:
+        return None
     if rms < WEAK:
         message = (
             f"an input of rms 1 reaches the last of {depth} weight layers, `{head.path}`, with an rms of {rms:.1e}"

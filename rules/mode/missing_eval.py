@@ -81,6 +81,8 @@ rule = Rule(
               "def predict", "def infer"),
 )  # fmt: skip
 
+LEAVING = (ast.Return, ast.Yield, ast.YieldFrom)
+
 
 @rule.static
 def evaluated_while_training(source: Source) -> Iterator[Finding]:
@@ -110,9 +112,13 @@ def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None
     found = next((item for item in mode_paths(source).evaluated if item.site is site), None)
     if found is None:
         return None
-    edits = [insert_before(found.region, f"{found.receiver}.eval()")]
+    first, last = found.regions[0], found.regions[-1]
+    together = source.tree.parent(first) is source.tree.parent(last)
+    before = [first] if together else found.regions
+    edits = [insert_before(region, f"{found.receiver}.eval()") for region in before]
     if found.trains_again:
-        if any(isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom)) for node in ast.walk(found.region)):
+        after = [last] if together else found.regions
+        if any(isinstance(node, LEAVING) for region in after for node in ast.walk(region)):
             return None  # a `train()` after the evaluation would not be reached
-        edits.append(insert_after(found.region, f"{found.receiver}.train()"))
+        edits += [insert_after(region, f"{found.receiver}.train()") for region in after]
     return edits

@@ -73,7 +73,8 @@ def trained_in_eval_mode(source: Source) -> Iterator[Finding]:
             f"`{found.receiver}` is trained in eval mode from the second round of the loop on: line {row} switches it, "
             f"and nothing calls `train()` before the next step"
         )
-        yield rule.finding(found.site, message, notes=list(_notes(found)))
+        severity = Severity.ERROR if found.depends else Severity.WARNING
+        yield rule.finding(found.site, message, severity=severity, notes=list(_notes(found)))
 
 
 def _notes(found: Trained) -> Iterator[Note]:

@@ -6,12 +6,17 @@ import copy
 import inspect
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from auditor.dynamic.build import BuildLog, build
+
+
+def built(factory: Callable[[], object], seed: int = 0) -> tuple[Any, BuildLog]:
+    return build(factory, seed)
 
 
 def line_of(function: Callable[..., object] | type, text: str) -> int:
@@ -58,8 +63,7 @@ class Net(nn.Module):
 
 
 def test_construction_lines() -> None:
-    model, log = build(Net)
-    assert isinstance(model, Net)
+    model, log = built(Net)
     comprehension = line_of(Net, "comprehension")
     assert [row_of(log, layer) for layer in model.layers] == [comprehension, comprehension]
     assert row_of(log, model.helper) == line_of(make_layer, "in a helper")
@@ -71,8 +75,7 @@ def test_construction_lines() -> None:
 
 
 def test_range_of_the_constructing_call() -> None:
-    model, log = build(Net)
-    assert isinstance(model, Net)
+    model, log = built(Net)
     location = log.location_of(model.body[1])
     assert location is not None
     source = inspect.getsource(inspect.getmodule(Net)).splitlines()[location.row - 1]  # type: ignore[arg-type]
@@ -80,12 +83,11 @@ def test_range_of_the_constructing_call() -> None:
 
 
 def test_copies_come_from_where_their_original_came_from() -> None:
-    model, log = build(Net)
-    assert isinstance(model, Net)
+    model, log = built(Net)
     assert row_of(log, model.twin) == line_of(make_layer, "in a helper")
     assert written(log, model.twin.weight) == written(log, model.helper.weight)
 
-    stacked, log = build(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 3))
+    stacked, log = built(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 3))
     rows = {row_of(log, layer) for layer in stacked.layers}
     assert rows == {line_of(test_copies_come_from_where_their_original_came_from, "TransformerEncoderLayer")}
 
@@ -114,8 +116,7 @@ class Writes(nn.Module):
 
 
 def test_last_writes() -> None:
-    model, log = build(Writes)
-    assert isinstance(model, Writes)
+    model, log = built(Writes)
     assert written(log, model.default.weight) == ("kaiming_uniform_", line_of(Writes, "# default"))
     assert written(log, model.xavier.weight) == ("xavier_uniform_", line_of(Writes, "# xavier"))
     assert written(log, model.xavier.bias) == ("zero_", line_of(Writes, "# bias"))
@@ -126,8 +127,7 @@ def test_last_writes() -> None:
 
 
 def test_a_padding_row_does_not_hide_the_initialiser() -> None:
-    model, log = build(Writes)
-    assert isinstance(model, Writes)
+    model, log = built(Writes)
     assert written(log, model.padded.weight) == ("normal_", line_of(Writes, "# normal"))
 
 
@@ -170,7 +170,7 @@ class Initialised(nn.Module):
 
 
 def test_uninitialised_parameters_are_named_exactly() -> None:
-    model, log = build(Uninitialised)
+    model, log = built(Uninitialised)
     expected = {"empty", "legacy", "typed", "wide", "converted", "scaled", "tail", "like"}
     assert set(log.uninitialised) == expected
     assert set(log.uninitialised_buffers) == {"steps", "mean"}
@@ -178,14 +178,14 @@ def test_uninitialised_parameters_are_named_exactly() -> None:
 
 
 def test_uninitialised_values_are_replaced_so_that_the_model_runs() -> None:
-    model, _ = build(Uninitialised)
+    model, _ = built(Uninitialised)
     for tensor in (*model.parameters(), *model.buffers()):
         assert bool(torch.isfinite(tensor.float()).all())
     assert torch.equal(model.tail[:3], torch.zeros(3))
 
 
 def test_nothing_initialised_is_accused() -> None:
-    model, log = build(Initialised)
+    model, log = built(Initialised)
     assert log.uninitialised == ()
     assert log.uninitialised_buffers == ()
     assert bool(model.nan.isnan().all())  # theirs, left alone
@@ -193,7 +193,7 @@ def test_nothing_initialised_is_accused() -> None:
 
 
 def test_same_values_as_without_recorders() -> None:
-    model, _ = build(Net, seed=7)
+    model, _ = built(Net, seed=7)
     torch.manual_seed(7)
     random.seed(7)
     plain = Net()
@@ -214,7 +214,7 @@ def test_global_state_is_restored() -> None:
     random.seed(0)
     before = torch.get_rng_state(), random.getstate()
     init = nn.Module.__init__
-    model, _ = build(rude)
+    model, _ = built(rude)
     assert next(model.parameters()).dtype == torch.float64
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
@@ -245,7 +245,7 @@ def test_a_constructor_that_cannot_bear_the_filled_memory_is_built_without() -> 
             raise RuntimeError("NaN in my memory")
         return nn.Linear(2, 2)
 
-    model, log = build(picky)
+    model, log = built(picky)
     assert "NaN in my memory" in log.reason
     assert log.location_of(model) is not None
 
@@ -256,6 +256,6 @@ def test_tied_and_shared_parameters() -> None:
         model[1].weight = model[0].weight
         return model
 
-    model, log = build(tied)
+    model, log = built(tied)
     assert written(log, model[1].weight) == written(log, model[0].weight)
     assert written(log, model[0].weight)[0] == "normal_"

@@ -234,3 +234,39 @@ def test_model_of_torch_layers_alone_has_no_user_line() -> None:
     held = capture(nn.Sequential(nn.Linear(2, 2)), torch.randn(2, 2))
     assert held.modules["0"].location == Location("")
     assert held.nodes("eval")[0].location == Location("")
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_compiled_parts_are_seen_and_scripted_functions_are_named() -> None:
+    @torch.jit.script
+    def gate(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = torch.compile(nn.Sequential(nn.Linear(4, 4))), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(gate(self.inner(x)))
+
+    held = capture(Mixed(), torch.randn(2, 4))
+    assert [node.module for node in held.nodes("eval")] == ["inner._orig_mod.0", "head"]
+    assert held.rungs["eval"].opaque == held.rungs["train"].opaque != ()
+    assert held.probe.ran
+
+
+def test_functions_under_vmap() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.vmap(lambda row: torch.relu(self.linear(row)))(x)
+
+    held = capture(Mapped(), torch.randn(2, 4))
+    assert held.rungs["train"].name == "record"
+    assert held.probe.ran
+    assert held.probe.layers[0].executed
+    assert not held.probe.dead

@@ -14,7 +14,7 @@ from torch import nn
 
 from auditor.dynamic.guesses import first_weighted
 from auditor.dynamic.infer import from_hooks, infer
-from auditor.dynamic.inputs import Inputs, InputError, Leaf, describe, from_tensors, parse
+from auditor.dynamic.inputs import InputError, Inputs, Leaf, describe, from_tensors, parse
 
 # Specifications ------------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,9 @@ def test_several_inputs() -> None:
 
 
 def test_keywords_groups_and_values() -> None:
-    inputs = parse("2x3,{image=2x3x8x8,ids=tokens:2x4:9},[2x1,2x1],mask=bool:2x16,flag=True,mode='a,b',n=value:3").make()
+    inputs = parse(
+        "2x3,{image=2x3x8x8,ids=tokens:2x4:9},[2x1,2x1],mask=bool:2x16,flag=True,mode='a,b',n=value:3"
+    ).make()
     assert set(inputs.args[1]) == {"image", "ids"}
     assert isinstance(inputs.args[2], list)
     assert inputs.kwargs["flag"] is True
@@ -149,7 +151,9 @@ def test_from_tensors() -> None:
 
 
 def test_description_of_tensors_can_be_pasted() -> None:
-    text = describe((torch.zeros(2, 3), torch.tensor([[1, 4]])), {"mask": torch.ones(2, dtype=torch.bool), "flag": True})
+    text = describe(
+        (torch.zeros(2, 3), torch.tensor([[1, 4]])), {"mask": torch.ones(2, dtype=torch.bool), "flag": True}
+    )
     assert text == "2x3;int64:1x2:1-5;mask=bool:2;flag=True"
     parse(text)
 
@@ -171,7 +175,7 @@ def test_hook_of_the_model() -> None:
 
 
 def test_lightning_attribute() -> None:
-    model = nn.Linear(3, 2)
+    model: Any = nn.Linear(3, 2)
     model.example_input_array = torch.zeros(7, 3)
     inputs = from_hooks(model, None)
     assert inputs is not None
@@ -188,7 +192,7 @@ def test_a_failing_hook_is_reported() -> None:
 
 
 def test_unsuitable_dummy_inputs_of_a_library_are_passed_over() -> None:
-    model = nn.Linear(3, 2)
+    model: Any = nn.Linear(3, 2)
     model.dummy_inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.int64)}
     assert from_hooks(model, None) is None
 

@@ -140,3 +140,26 @@ def test_random_state() -> None:
     assert state.changed() == ("torch", "python", "numpy")
     state.restore()
     assert state.changed() == ()
+
+
+def test_layers_in_lists_caches_and_hooks() -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.BatchNorm1d(2)]
+            self.cache: dict[str, torch.Tensor] = {"a": torch.zeros(2)}
+
+    model = Holder()
+    with preserved(model):
+        model.layers[0](torch.randn(4, 2))
+        model.layers[0].eval()
+        model.layers.append(nn.Linear(1, 1))
+        model.cache["a"].add_(1)
+        model.cache["b"] = torch.ones(1)
+        model.register_forward_hook(lambda module, args, output: None)
+    assert len(model.layers) == 1
+    assert model.layers[0].training
+    assert int(model.layers[0].num_batches_tracked) == 0
+    assert list(model.cache) == ["a"]
+    assert float(model.cache["a"].sum()) == 0
+    assert not model._forward_hooks
