@@ -36,7 +36,7 @@ class HasLocation(Protocol):
 
 StaticCheck = Callable[["Source"], Iterable[Finding]]
 DynamicCheck = Callable[["Capture"], Iterable[Finding]]
-FixFunction = Callable[["Source", Finding], "Edit | Sequence[Edit] | None"]
+FixFunction = Callable[["Source", Finding], "Edit | Sequence[Edit] | Fix | None"]
 
 
 class Rule:
@@ -126,7 +126,10 @@ class Rule:
         keeps: Sequence[Claim] = (),
         gains: Sequence[Claim] = (),
     ) -> Callable[[FixFunction], FixFunction]:
-        """Decorator: the function that turns a finding into edits (None: this one cannot be mended)."""
+        """Decorator: the function that turns a finding into edits (None: this one cannot be mended).
+
+        It may return a whole `Fix`, where a finding needs another title or other claims than the rule declares.
+        """
 
         def declare(function: FixFunction) -> FixFunction:
             from auditor.fix.edit import Applicability
@@ -204,8 +207,8 @@ class Rule:
         from auditor.fix.edit import Edit, Fix
 
         edits = rule.fix_function(source, finding)
-        if not edits:
-            return None
+        if not edits or isinstance(edits, Fix):
+            return edits or None
         edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
         return Fix(rule.title, edits, rule.applicability, rule.keeps, rule.gains)
 

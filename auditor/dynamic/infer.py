@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import math
 import time
@@ -45,6 +46,9 @@ def from_hooks(model: nn.Module, module: types.ModuleType | None, seed: int = 0)
         (model, "example_input_array"),
         (model, "dummy_inputs"),
     ):
+        buffers = owner._buffers if isinstance(owner, nn.Module) else {}
+        if inspect.getattr_static(owner, name, None) is None and name not in buffers:
+            continue
         with preserved(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             seed_all(seed)

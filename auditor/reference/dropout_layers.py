@@ -29,7 +29,9 @@ def _scaled(x: Tensor, mask: Tensor, p: float) -> Tensor:
     return x * (mask.div_(1.0 - p) if p < 1.0 else mask.zero_())
 
 
-def inverted_dropout(x: Tensor, p: float = 0.5, training: bool = True, generator: torch.Generator | None = None) -> Tensor:
+def inverted_dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, generator: torch.Generator | None = None
+) -> Tensor:
     """Training: x · m / (1 − p), m ~ Bernoulli(1 − p) for each element. Evaluation: x.
 
     The form that `torch.nn.Dropout` and every current framework have. Srivastava et al., "Dropout: A Simple Way to

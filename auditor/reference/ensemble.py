@@ -60,8 +60,8 @@ def enumerate_subnetworks(head: nn.Module, x: Tensor, *, classifier: bool = Fals
     `classifier`: the outputs are logits over the last axis. All elements (channels, for `torch.nn.Dropout2d` and its
     like) that reach a dropout layer with p > 0 count as units, for each call of it; a layer that is called twice
     has two masks. ValueError if they are more than `most_units` (cost doubles with each) or none, TypeError for dropout
-    that is not a mask of units (alpha dropout, attention, recurrent layers, p = 1). The head is run without gradients, in
-    evaluation mode, which is restored.
+    that is not a mask of units (alpha dropout, attention, recurrent layers, p = 1). The head is run without gradients,
+    in evaluation mode, which is restored.
     """
     with torch.no_grad(), dropout_active(head, lambda path, module: False):
         calls = _calls(head, x[:1])
@@ -70,7 +70,7 @@ def enumerate_subnetworks(head: nn.Module, x: Tensor, *, classifier: bool = Fals
             raise ValueError(f"{units} units are under dropout; between 1 and {most_units} can be enumerated")
         masks, weights = _masks(calls, x)
         scaled = head(x)
-        rows = [_average(head, calls, sample, masks, weights, classifier) for sample in x.split(1)]
+        rows = [_average(head, calls, sample, masks, weights, classifier) for sample in x.unsqueeze(1)]
     arithmetic, variance, geometric = (torch.cat(part) for part in zip(*rows, strict=True))
     return Ensemble(
         subnetworks=len(masks),
@@ -83,9 +83,8 @@ def enumerate_subnetworks(head: nn.Module, x: Tensor, *, classifier: bool = Fals
 
 @dataclass(slots=True)
 class _Call:
-    """One call of a dropout layer: how its mask is shaped for one sample."""
+    """One call of a dropout layer: its rate, and how its mask is shaped for one sample."""
 
-    layer: nn.Module
     rate: float
     shape: tuple[int, ...]
     units: int = field(init=False)
@@ -124,7 +123,7 @@ def _calls(head: nn.Module, sample: Tensor) -> list[_Call]:
         shape = tuple(output.shape[1:])
         if isinstance(layer, _CHANNELWISE):
             shape = (shape[0], *[1] * (len(shape) - 1))
-        calls.append(_Call(layer, float(layer.p), shape))  # type: ignore[arg-type]
+        calls.append(_Call(float(layer.p), shape))  # type: ignore[arg-type]
 
     with _hooked(head, note):
         head(sample)
@@ -144,23 +143,27 @@ def _average(
     head: nn.Module, calls: list[_Call], sample: Tensor, masks: Tensor, weights: Tensor, classifier: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arithmetic mean, variance and normalised geometric mean over all masks, for one sample (1, …)."""
-    outputs = torch.cat([_run(head, calls, sample, part) for part in masks.split(_ROWS)])
-    dtype, weights = outputs.dtype, weights.to(outputs.device).reshape(-1, *[1] * (outputs.dim() - 1))
-    outputs = outputs.double()
+    outputs = torch.cat([_run(head, calls, sample, masks[at : at + _ROWS]) for at in range(0, len(masks), _ROWS)])
+    back: dict[str, Any] = {"dtype": outputs.dtype, "device": outputs.device}
+    outputs = outputs.cpu().double()  # Apple's GPUs have no double precision
+    weights = weights.reshape(-1, *[1] * (outputs.dim() - 1))
     values = outputs.softmax(-1) if classifier else outputs
     mean = (weights * values).sum(0, keepdim=True)
     variance = (weights * (values - mean).square()).sum(0, keepdim=True)
     geometric = (weights * outputs.log_softmax(-1)).sum(0, keepdim=True).softmax(-1) if classifier else mean
-    return mean.to(dtype), variance.to(dtype), geometric.to(dtype)
+    return mean.to(**back), variance.to(**back), geometric.to(**back)
 
 
 def _run(head: nn.Module, calls: list[_Call], sample: Tensor, masks: Tensor) -> Tensor:
     """The outputs of the subnetworks of `masks` (B, n), as one batch of B."""
-    parts = iter(zip(calls, masks.split([call.units for call in calls], dim=1), strict=True))
+    coming, start = iter(calls), 0
 
     def apply(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        call, mask = next(parts)
-        return output * mask.reshape(-1, *call.shape).to(output.dtype) / (1.0 - call.rate)
+        nonlocal start
+        call = next(coming)
+        mask = masks[:, start : start + call.units].reshape(-1, *call.shape)
+        start += call.units
+        return output * mask.to(output.dtype) / (1.0 - call.rate)
 
     with _hooked(head, apply):
         result: Tensor = head(sample.expand(len(masks), *sample.shape[1:]))

@@ -20,25 +20,22 @@ from auditor.reference.propagation import second_moment
 # 1 for tanh and ELU, as their papers have it: both come to rest near their linear part. (torch's `calculate_gain` has
 # 5/3 for tanh, which saturates deep nets, and 3/4 for SELU, which gives up self-normalisation.)
 GAINS = {
-    "linear": 1.0,
-    "sigmoid": 1.0,
-    "tanh": 1.0,
-    "elu": 1.0,
-    "selu": 1.0,
-    "relu": math.sqrt(2.0),
-    "gelu": math.sqrt(2.0),
-    "silu": math.sqrt(2.0),
-    "softplus": math.sqrt(2.0),
+    **dict.fromkeys(("linear", "sigmoid", "tanh", "elu", "selu"), 1.0),
+    **dict.fromkeys(("relu", "gelu", "silu", "softplus"), math.sqrt(2.0)),
+    # close to one of the above
+    **dict.fromkeys(("celu", "hardsigmoid", "hardtanh", "logsigmoid", "softsign"), 1.0),
+    **dict.fromkeys(("hardswish", "mish", "relu6"), math.sqrt(2.0)),
 }
+_LEAKY = ("leaky_relu", "prelu", "rrelu")
 
 
 def gain(activation: str, slope: float = 0.01) -> float:
     """The gain g for a layer that is followed by `activation`: its weights get the variance g²/fan_in.
 
-    √(2/(1 + a²)) for "leaky_relu" (and PReLU) of negative slope a (He et al. 2015, equation 15), else from `GAINS`.
-    Raises KeyError for another name.
+    √(2/(1 + a²)) for "leaky_relu", "prelu" and "rrelu" of (mean) negative slope a (He et al. 2015, equation 15), else
+    from `GAINS`. Raises KeyError for another name.
     """
-    return math.sqrt(2.0 / (1.0 + slope**2)) if activation == "leaky_relu" else GAINS[activation]
+    return math.sqrt(2.0 / (1.0 + slope**2)) if activation in _LEAKY else GAINS[activation]
 
 
 def moment_gain(activation: str, slope: float = 0.01) -> float:
@@ -46,12 +43,12 @@ def moment_gain(activation: str, slope: float = 0.01) -> float:
 
     ReLU √2, tanh 1.59, GELU 1.53, SiLU 1.68, SELU 1. `propagation.ACTIVATIONS` are known; KeyError for others.
     """
-    return gain(activation, slope) if activation == "leaky_relu" else 1.0 / math.sqrt(second_moment(activation, 1.0))
+    return gain(activation, slope) if activation in _LEAKY else 1.0 / math.sqrt(second_moment(activation, 1.0))
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """fan_in and fan_out of a weight (out, in, *kernel): how many products an output sums, and how many outputs an input
-    feeds (at stride 1, without groups). ValueError for fewer than two axes.
+    """fan_in and fan_out of a weight (out, in, *kernel): how many products an output sums, and how many outputs an
+    input feeds (at stride 1, without groups). ValueError for fewer than two axes.
     """
     if len(shape) < 2:
         raise ValueError(f"fans need at least two axes, got {tuple(shape)}")
@@ -144,7 +141,8 @@ def lecun_normal(tensor: Tensor, fan: float | None = None, generator: torch.Gene
 
 @torch.no_grad()
 def orthogonal(tensor: Tensor, gain: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """g times a random matrix with orthonormal rows or columns (whichever are fewer), of all but the first axis together.
+    """g times a random matrix with orthonormal rows or columns (whichever are fewer), of all but the first axis
+    together.
 
     Q of the QR decomposition of a normal matrix, signs made those of the diagonal of R so that Q is uniform. Saxe et
     al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2014, section 3: keeps
@@ -162,9 +160,9 @@ def orthogonal(tensor: Tensor, gain: float = 1.0, generator: torch.Generator | N
 def recurrent_orthogonal(
     weight: Tensor, gates: int = 1, gain: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`orthogonal` for each gate of a recurrent weight (gates · hidden, hidden): one gate in an RNN, 3 in a GRU, 4 in an
-    LSTM. Of the whole matrix at once, a gate would only get 1/√gates of the norm. Saxe et al. 2014; Le et al., "A Simple
-    Way to Initialize Recurrent Networks of Rectified Linear Units", 2015.
+    """`orthogonal` for each gate of a recurrent weight (gates · hidden, hidden): one gate in an RNN, 3 in a GRU, 4 in
+    an LSTM. Of the whole matrix at once, a gate would only get 1/√gates of the norm. Saxe et al. 2014; Le et al., "A
+    Simple Way to Initialize Recurrent Networks of Rectified Linear Units", 2015.
     """
     for block in weight.chunk(gates):
         orthogonal(block, gain, generator)

@@ -41,8 +41,8 @@ def lsuv(
 ) -> dict[str, float]:
     """Make the outputs of every weight layer have variance 1 on the batch `x`, in the order in which they run.
 
-    Each layer (`layers`: paths; by default every linear and convolutional one) gets an orthogonal weight and a bias of 0
-    unless `orthogonalise` is false, then is divided by the standard deviation of its output over batch, channels and
+    Each layer (`layers`: paths; by default every linear and convolutional one) gets an orthogonal weight and a bias of
+    0 unless `orthogonalise` is false, then is divided by the standard deviation of its output over batch, channels and
     positions until that is within `tolerance` of 1. Returns the standard deviation reached, by path. `x`: the input, or
     a tuple of positional or a mapping of named ones; at least 16 samples of real data, or normal ones of their scale.
 
@@ -53,7 +53,9 @@ def lsuv(
     chosen = {path: module for path, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)}
     if layers is not None:
         chosen = {path: chosen[path] for path in layers}
-    before = {path: [parameter.detach().clone() for parameter in module.parameters()] for path, module in chosen.items()}
+    before = {
+        path: [parameter.detach().clone() for parameter in module.parameters()] for path, module in chosen.items()
+    }
     try:
         with torch.no_grad(), _quiet(model):
             order = _order(model, x, chosen)

@@ -27,10 +27,10 @@ Classifier = Literal["softmax", "sigmoid"]
 class Prediction:
     """What `mc_dropout` returns. Tensors are at least float32, on the device of the outputs.
 
-    `mean`: of the outputs, or of the probabilities of a classifier. `variance`: over passes, unbiased. `entropy`: of the
-    mean probabilities, in nats, one value for each prediction: the whole uncertainty. `mutual_information`: between
-    prediction and mask, `entropy` minus the mean entropy of the passes: the part that more data would remove.
-    Both are None unless a classifier was declared. `samples`: passes.
+    `mean`: of the outputs, or of the probabilities of a classifier. `variance`: over passes, unbiased. `entropy`: of
+    the mean probabilities, in nats, one value for each prediction: the whole uncertainty. `mutual_information`: between
+    prediction and mask, `entropy` minus the mean entropy of the passes: the part that more data would remove. Both are
+    None unless a classifier was declared. `samples`: passes.
     """
 
     mean: Tensor
@@ -47,26 +47,27 @@ def is_dropout(path: str, module: nn.Module) -> bool:
     class (DropPath, DropBlock, StochasticDepth is one more); attention and recurrent layers with a rate of their own.
     """
     if isinstance(module, DropConnectLinear):
-        return module.p > 0.0
+        return bool(module.p > 0.0)
     if isinstance(module, nn.RNNBase):
         return module.dropout > 0.0 and module.num_layers > 1
     if isinstance(module, nn.MultiheadAttention):
-        return module.dropout > 0.0
+        return bool(module.dropout > 0.0)
     name = str(getattr(module, "original_name", type(module).__name__)).lower()  # a ScriptModule's own class
     if "drop" not in name and "stochasticdepth" not in name:
         return False
     rate = getattr(module, "p", getattr(module, "drop_prob", None))
-    stateless = not any(True for _ in module.children()) and not any(True for _ in module.parameters())
-    return stateless and not any(True for _ in module.buffers()) and rate != 0.0
+    return rate != 0.0 and not [*module.children(), *module.parameters(), *module.buffers()]
 
 
 @contextmanager
 def dropout_active(model: nn.Module, active: Selection = is_dropout) -> Iterator[list[str]]:
     """Within the context the modules that `active(path, module)` selects are in training mode, all others in
-    evaluation; yields the paths of the former. The mode of every module is restored afterwards, also after an exception.
+    evaluation; yields the paths of the former. The mode of every module is restored afterwards, also after an
+    exception.
 
     `training` is set directly: `train()` of a user's class may do more (merge low-rank weights, refuse to leave
-    evaluation). torch's fused inference path of transformer layers is off meanwhile: it skips dropout whatever its mode.
+    evaluation). torch's fused inference path of transformer layers is off meanwhile: it skips dropout whatever its
+    mode.
     """
     modes = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -99,12 +100,13 @@ def mc_dropout(
 ) -> Prediction:
     """Mean and uncertainty of a model's predictions over `samples` passes with dropout on and all else in evaluation.
 
-    `x`: the input, or a tuple of positional or a mapping of named ones. `classifier`: outputs are logits, "softmax" over
-    `class_axis` or "sigmoid" for each element; then all figures are about probabilities. `output` takes the tensor out
-    of what the model returns. `memory_limit`: bytes that one pass may use; the batch is cut into pieces that stay below
-    it (each at least one sample; every tensor whose first axis is as long as the first one's is cut). `progress(done,
-    passes)` is called after each pass. With a `seed` the result is repeatable and torch's generators (CPU, CUDA) are left as found.
-    No gradients. Averages are kept in double precision and need memory for three outputs, not for `samples` of them.
+    `x`: the input, or a tuple of positional or a mapping of named ones. `classifier`: outputs are logits, "softmax"
+    over `class_axis` or "sigmoid" for each element; then all figures are about probabilities. `output` takes the tensor
+    out of what the model returns. `memory_limit`: bytes that one pass may use; the batch is cut into pieces that stay
+    below it (each at least one sample; every tensor whose first axis is as long as the first one's is cut).
+    `progress(done, passes)` is called after each pass. With a `seed` the result is repeatable and torch's generators
+    (CPU, CUDA) are left as found. No gradients. Averages are kept in double precision and need memory for three
+    outputs, not for `samples` of them.
 
     Raises ValueError for fewer than 2 samples or a model with no active dropout. Regression: Gal and Ghahramani add the
     noise of the observations, 1/τ, to `variance`. Mutual information: Houlsby et al., "Bayesian Active Learning", 2011.
@@ -146,7 +148,7 @@ class _Collected:
         # float64 does not exist on Apple's GPUs
         wide = outputs.to(torch.float32 if outputs.device.type == "mps" else torch.float64)
         if self.classifier == "softmax":
-            wide = wide.softmax(self.axis)
+            wide = torch.softmax(wide, self.axis)
         elif self.classifier == "sigmoid":
             wide = wide.sigmoid()
         if self.count == 1:
@@ -159,9 +161,10 @@ class _Collected:
             self.entropies = self.entropies.to(wide) + self._entropy(wide)
 
     def _entropy(self, probabilities: Tensor) -> Tensor:
+        entropy: Tensor = torch.special.entr(probabilities)
         if self.classifier == "softmax":
-            return torch.special.entr(probabilities).sum(self.axis)
-        return torch.special.entr(probabilities) + torch.special.entr(1.0 - probabilities)
+            return entropy.sum(self.axis)
+        return entropy + torch.special.entr(1.0 - probabilities)
 
     def prediction(self) -> Prediction:
         mean, variance = self.mean.to(self.dtype), (self.squares / (self.count - 1)).to(self.dtype)
@@ -226,11 +229,11 @@ def _pieces(x: Inputs, rows: int) -> list[Inputs]:
     return [_cut(x, start, start + rows) for start in range(0, _rows(x), rows)]
 
 
-class _Bytes(TorchDispatchMode):
+class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storage of everything that operators return."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
         self.storages: dict[int, int] = {}
         self.alive: list[Tensor] = []  # so that no address is used twice

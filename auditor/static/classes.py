@@ -226,7 +226,7 @@ def layer_mode_dependence(source: Source, call: ast.Call, kind: str) -> bool | N
     if kind in INSTANCE_NORMS:
         return source.constant(source.argument(call, "track_running_stats", 4)) is True
     if kind in RECURRENT:
-        return _positive(source, call, "dropout", 5, 0.0)
+        return _positive(source, call, "dropout", 6 if kind == "torch.nn.RNN" else 5, 0.0)
     if kind in ATTENTION:
         return _positive(source, call, "dropout", 2, 0.0)
     if kind in TRANSFORMERS:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 
 from auditor.static.mode_objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
 from auditor.static.modes import modes_of
-from auditor.static.purpose import LOOPS, Loop, Purposes, is_training
+from auditor.static.purpose import LOOPS, Loop, Purposes
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -51,7 +51,7 @@ class Evaluated(Misplaced):
 @dataclass(frozen=True, slots=True)
 class Trained(Misplaced):
     """A training step in eval mode, from the second round of `loop` on. `settings` hold the `eval()` that nothing
-    undoes; `start` is the statement before which `train()` belongs; `depends` whether that surely makes a difference."""
+    undoes; `start` is the statement before which `train()` belongs; `depends` whether that surely matters."""
 
     loop: Loop
     start: ast.stmt
@@ -158,11 +158,11 @@ class ModePaths:
         places: list[ast.stmt | ast.expr] = [region, *reversed(call.chain)]
         for node in places:
             for loop in self._loops(node):
-                if is_training(loop):
+                if self.purposes.trains(loop):
                     inside = set(ast.walk(loop))
                     return not all(not s.built and inside & {s.node, *s.via} for s in settings)
             scope = self.source.function_of(node) or self.source.tree.root
-            if any(s.lineno > (node.end_lineno or 0) and is_training(s) for s in scope.body):
+            if any(s.lineno > (node.end_lineno or 0) and self.purposes.trains(s) for s in scope.body):
                 return True
         return False
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from auditor.static import models
 from auditor.static.mode_calls import CallVisit
 from auditor.static.mode_objects import (
     DEPTH,
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 _PASSES = 3  # over a loop's body: first iteration, second iteration, and what that one adds
 _CALLS = 96  # model calls that one function's summary holds at most
 _UNROLL = 8  # elements of a literal list that a loop is run over one by one
-_GRAD_CONTEXTS = frozenset(
-    {"torch.no_grad", "torch.inference_mode", "torch.enable_grad", "torch.set_grad_enabled", "torch.autocast"}
-)
 
 
 class Interpreter:
@@ -267,34 +265,47 @@ class Interpreter:
         return leaving
 
     def with_block(self, node: ast.With | ast.AsyncWith, state: State) -> State | None:
+        """Inside a context manager that was given a model its mode is unknown; after it, it is what it was before if
+        the manager's name says so or this file defines it."""
         given_back: dict[Object, Modes] = {}
         for item in node.items:
             call = item.context_expr
             before = dict(state.modes)
-            models_held = self.context_models(call, state)
-            entry_modes = {model: state.mode(model) for model in models_held}
+            given, receivers = self.context_objects(call, state)
+            modes = {held: state.mode(held) for held in (*given, *receivers)}
             objects = self.value(call, state)
             if item.optional_vars is not None:
                 self.bind(item.optional_vars, objects, state)
-            changed = [model for model in models_held if state.mode(model) != entry_modes[model]]
-            if changed and _names_scope(tail_of(call.func) if isinstance(call, ast.Call) else ""):
-                given_back.update({model: entry_modes[model] for model in changed})
-                given_back.update({model: modes for model, modes in before.items() if state.modes.get(model) != modes})
-            self.forget(frozenset(changed), state, call)
+            changed = [held for held in receivers if state.mode(held) != modes[held]] + given
+            if changed and isinstance(call, ast.Call) and self.gives_back(call):
+                given_back.update({held: modes[held] for held in changed})
+                given_back.update({held: old for held, old in before.items() if state.modes.get(held) != old})
+            self.forget(changed, state, call)
         end = self.block(node.body, state)
         if end is not None:
             end.modes.update(given_back)
         return end
 
-    def context_models(self, call: ast.expr, state: State) -> list[Object]:
-        """What a context manager is given: its arguments and its receiver."""
-        if not isinstance(call, ast.Call) or self.source.resolve(call.func) & _GRAD_CONTEXTS:
-            return []
-        given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if isinstance(call.func, ast.Attribute):
-            given.append(call.func.value)
-        named = [item for item in given if isinstance(item, (ast.Name, ast.Attribute))]
+    def context_objects(self, call: ast.expr, state: State) -> tuple[list[Object], list[Object]]:
+        """What a context manager is given, and what it is a method of."""
+        if not isinstance(call, ast.Call):
+            return [], []
+        names, tail = self.source.resolve(call.func), tail_of(call.func)
+        if tail in models.HARMLESS_METHODS or (names and all(name.startswith("torch.") for name in names)):
+            return [], []
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
+        return self.held(arguments, state), self.held(receiver, state)
+
+    def held(self, expressions: Iterable[ast.expr], state: State) -> list[Object]:
+        """The objects that variables and attributes among `expressions` hold."""
+        named = [item for item in expressions if isinstance(item, (ast.Name, ast.Attribute))]
         return sorted({held for item in named for held in self.value(item, state)}, key=order)
+
+    def gives_back(self, call: ast.Call) -> bool:
+        """Whether a context manager undoes its changes of mode."""
+        defined = isinstance(call.func, ast.Name) and self.analysis.definition(self.scope, call.func.id) is not None
+        return defined or _names_scope(tail_of(call.func))
 
     def try_block(self, node: ast.Try | ast.TryStar, state: State) -> State | None:
         before, left = state.copy(), len(self.exits)

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from auditor.static.mode_objects import FUNCTIONS, ModelCall, arguments, tail_of
@@ -253,7 +254,7 @@ class Purposes:
                 break
             if isinstance(above, (ast.With, ast.AsyncWith, *LOOPS)):
                 bound = {n.id for n in ast.walk(above) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-                if root in bound or self.has_backward(above) or _steps(above) or _calls_train(above):
+                if root in bound or _steps(above) or self.trains(above):
                     break
                 if isinstance(above, LOOPS) and self.gradient_free(site) is None and not _is_data_loop(above):
                     break
@@ -336,6 +337,25 @@ class Purposes:
         return bool(self.source.calls_named("backward", "manual_backward")) and any(
             _is_backward(node) for node in walk_scope(scope)
         )
+
+    def trains(self, scope: ast.AST) -> bool:
+        """Whether `scope` takes gradients, directly or by a function that does or is named after training."""
+        return any(_is_backward(node) or self._calls_training(node) for node in ast.walk(scope))
+
+    def _calls_training(self, node: ast.AST) -> bool:
+        if not isinstance(node, ast.Call):
+            return False
+        name = tail_of(node.func)
+        if name == "train" and isinstance(node.func, ast.Attribute) and not node.args:
+            return False  # a switch of mode
+        return name in self._training_functions or bool(words(name) & {"train", "fit", "training"})
+
+    @cached_property
+    def _training_functions(self) -> frozenset[str]:
+        """The names of the functions of this file that take gradients."""
+        functions: list[Function] = [*self.source.tree.all(ast.FunctionDef)]
+        functions += self.source.tree.all(ast.AsyncFunctionDef)
+        return frozenset(f.name for f in functions if any(_is_backward(node) for node in ast.walk(f)))
 
     def _class_trains(self, call: ast.Call) -> bool:
         owner = self.source.class_of(call)
@@ -440,19 +460,6 @@ def _steps(scope: ast.AST) -> bool:
             if not owner & ({"scheduler", "sched", "lr", "warmup", "profiler", "prof", "pbar"} | _REINFORCEMENT):
                 return True
     return False
-
-
-def is_training(scope: ast.AST) -> bool:
-    """Whether `scope` takes gradients, or calls something that is named after training."""
-    return _calls_train(scope) or any(_is_backward(node) for node in ast.walk(scope))
-
-
-def _calls_train(scope: ast.AST) -> bool:
-    """Whether `scope` calls something that is named after training, the switch to train mode left aside."""
-    return any(
-        isinstance(node, ast.Call) and words(tail_of(node.func)) & {"train", "fit", "training"} and bool(node.args)
-        for node in ast.walk(scope)
-    )
 
 
 def _is_data_loop(loop: Loop) -> bool:

@@ -127,8 +127,7 @@ def measured(capture: Capture) -> Iterator[Finding]:
 
 def _verdict(probe: Probe) -> tuple[Severity, str] | None:
     """How bad it is, and why."""
-    head, rms, sens, after = probe.head, probe.head_rms, probe.initial_sens, probe.sens_after
-    depth = len(probe.executed)
+    head, rms, sens, depth = probe.head, probe.head_rms, probe.initial_sens, len(probe.executed)
     if head is None or rms is None or depth < 2 or probe.nonfinite:
         return None
     if rms < WEAK:
@@ -137,8 +136,9 @@ def _verdict(probe: Probe) -> tuple[Severity, str] | None:
         )
         return (Severity.ERROR if rms < LOST else Severity.WARNING), message
     if sens is not None and sens < NEARLY:
-        lasting = sens < COLLAPSED and after is not None and after < COLLAPSED
-        message = f"what reaches the last of {depth} weight layers, `{head.path}`, does not depend on the input"
+        lasting = sens < COLLAPSED and probe.sens_after is not None and probe.sens_after < COLLAPSED
+        depends = "does not depend" if lasting else "at first hardly depends"
+        message = f"what reaches the last of {depth} weight layers, `{head.path}`, {depends} on the input"
         return (Severity.ERROR if lasting else Severity.WARNING), message
     return None
 

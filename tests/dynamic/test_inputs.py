@@ -360,6 +360,7 @@ class Norm(nn.Module):
         (Generator(), "4x20x1x1"),
         (Loop(), "4x4x16"),
         (Loss(), "4x16;int64:4:0-10"),
+        (nn.MSELoss(), "4x16;4x16"),
         (Norm(), "4x16x24"),
         (nn.Bilinear(3, 5, 2), "4x3;4x5"),
         (nn.LazyLinear(3), None),

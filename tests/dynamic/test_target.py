@@ -555,3 +555,12 @@ def test_no_bytecode_is_left_beside_the_users_files(tmp_path: Path) -> None:
 def test_the_module_itself_is_cheap_to_import() -> None:
     code = "import sys; import auditor.dynamic.target; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rules_of_the_user_stay_loaded(tmp_path: Path) -> None:
+    from auditor.loader import load_rules
+
+    only(find_targets(str(write(tmp_path, NET))))
+    rules = load_rules()
+    only(find_targets(str(write(tmp_path, NET))))
+    assert all(rule.module in sys.modules for rule in rules)

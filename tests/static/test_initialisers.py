@@ -89,7 +89,8 @@ LINEARS = {"fc": "zero", "seq.0": "zero", "seq.2": "zero"}
             {**LINEARS, "conv": "zero"},
         ),
         (
-            "for m in self.modules():\n    if not isinstance(m, nn.Linear):\n        continue\n    m.weight.data.zero_()",
+            "for m in self.modules():\n    if not isinstance(m, nn.Linear):\n        continue\n"
+            "    m.weight.data.zero_()",
             LINEARS,
         ),
         (
@@ -177,7 +178,8 @@ def test_owner_and_outside() -> None:
             self.part = Part()
             {init}
     """
-    loop = "for m in self.modules():\n                if isinstance(m, nn.Linear):\n                    m.weight.data.zero_()"
+    lines = ("for m in self.modules():", "    if isinstance(m, nn.Linear):", "        m.weight.data.zero_()")
+    loop = ("\n" + " " * 12).join(lines)
     assert starts(source_of(part.format(init=loop)), "Part") == {"fc": "zero"}
     assert starts(source_of(part.format(init="pass")), "Part") == {"fc": "default"}
     init = "def init(m):\n    if isinstance(m, nn.Linear):\n        m.weight.data.zero_()\n"
