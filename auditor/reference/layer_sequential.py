@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.reference.initialization import orthogonal
-from auditor.reference.monte_carlo import Inputs, dropout_active, is_dropout
+from auditor.reference.monte_carlo import Inputs, dropout_active, is_dropout, run_model
 
 WEIGHT_LAYERS = (
     nn.Linear,
@@ -84,15 +84,6 @@ def _quiet(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def _run(model: nn.Module, x: Inputs) -> None:
-    if isinstance(x, Tensor):
-        model(x)
-    elif isinstance(x, Mapping):
-        model(**x)
-    else:
-        model(*x)
-
-
 def _order(model: nn.Module, x: Inputs, layers: Mapping[str, nn.Module]) -> list[str]:
     """Paths of the layers that run, by their first call."""
     order: dict[str, None] = {}
@@ -102,7 +93,7 @@ def _order(model: nn.Module, x: Inputs, layers: Mapping[str, nn.Module]) -> list
 
     handles = [module.register_forward_hook(hook(path)) for path, module in layers.items()]
     try:
-        _run(model, x)
+        run_model(model, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -139,7 +130,7 @@ def _output_std(model: nn.Module, x: Inputs, layer: nn.Module) -> float:
 
     handle = layer.register_forward_hook(hook)
     try:
-        _run(model, x)
+        run_model(model, x)
     except _ReachedError:
         pass
     finally:

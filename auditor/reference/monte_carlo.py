@@ -128,7 +128,7 @@ def mc_dropout(
         collected = [_Collected(classifier, class_axis) for _ in pieces]
         for index, piece in enumerate(pieces):
             for sample in range(samples):
-                collected[index].add(output(_call(model, piece)))
+                collected[index].add(output(run_model(model, piece)))
                 if progress is not None:
                     progress(index * samples + sample + 1, len(pieces) * samples)
     return _joined([one.prediction() for one in collected])
@@ -163,7 +163,7 @@ class _Collected:
     def _entropy(self, probabilities: Tensor) -> Tensor:
         entropy: Tensor = torch.special.entr(probabilities)
         if self.classifier == "softmax":
-            return entropy.sum(self.axis)
+            return torch.sum(entropy, self.axis)
         return entropy + torch.special.entr(1.0 - probabilities)
 
     def prediction(self) -> Prediction:
@@ -193,7 +193,8 @@ def _joined(parts: list[Prediction]) -> Prediction:
     )
 
 
-def _call(model: nn.Module, x: Inputs) -> Any:
+def run_model(model: nn.Module, x: Inputs) -> Any:
+    """`model` on `x`: the input itself, a tuple of positional or a mapping of named ones."""
     if isinstance(x, Tensor):
         return model(x)
     return model(**x) if isinstance(x, Mapping) else model(*x)
@@ -253,7 +254,7 @@ def bytes_per_sample(model: nn.Module, x: Inputs) -> int:
     """Bytes of all intermediate results of one pass over one sample: an upper bound for the memory it takes beyond the
     parameters, found by running it (without gradients; in the mode the model is in)."""
     with torch.no_grad(), _Bytes(model) as counted:
-        _call(model, _cut(x, 0, 1))
+        run_model(model, _cut(x, 0, 1))
     return sum(counted.storages.values())
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditor.finding import Finding, Problem, Severity
+
+if TYPE_CHECKING:
+    from auditor.baseline import Entry
+    from auditor.rule import Rule
 
 
 @dataclass(slots=True)
@@ -28,6 +32,18 @@ class Report:
     texts: dict[str, str] = field(default_factory=dict)
     """Texts that were checked without being files, by the names they were given."""
     diffs: list[str] = field(default_factory=list)
+    rules: Sequence[Rule] = ()
+    """The rules that were applied."""
+    checked: list[str] = field(default_factory=list)
+    """The files that were looked at."""
+    known: list[Finding] = field(default_factory=list)
+    """Findings that the baseline has: they are not shown and do not fail the run."""
+    vanished: list[Entry] = field(default_factory=list)
+    """What the baseline has and was not found any more."""
+    baseline: str = ""
+    """The baseline's file, where there is one."""
+    older: list[Finding] = field(default_factory=list)
+    """Findings outside the changed lines, where only these were asked for."""
 
     def exit_code(self, fail_on: Severity = Severity.WARNING) -> int:
         """0 clean, 1 findings at or above `fail_on`, 2 the tool could not do what was asked."""
