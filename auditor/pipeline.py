@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.finding import Finding, Problem, finding_from_json, merge, problem_from_json
 from auditor.report import Report
+from auditor.scope import Scope
 from auditor.settings import Settings
 from auditor.static import check, files, suppress
 from auditor.static.check import FileResult
@@ -48,23 +49,30 @@ def check_paths(
     settings: Settings | None = None,
     mode: FixMode = NO_FIXES,
     progress: Progress | None = None,
+    changed_since: str = "",
 ) -> Report:
-    """Check files and folders without running anything: the Python API is `auditor.check`."""
+    """Check files and folders without running anything: the Python API is `auditor.check`.
+
+    `changed_since`: a git revision; only findings on lines changed since then are shown.
+    """
     settings = settings or Settings()
+    scope = Scope(settings, changed_since)
     found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], settings)
-    report = Report(problems=problems, files=len(found))
+    found = scope.files(found)
+    report = Report(problems=problems, files=len(found), rules=check.chosen_rules(settings))
     for result in check.check_files(found, settings, progress):
         if result.findings:
             content = files.read(result.path)
             _mend(result, content, files.decode(content), [], report, settings, mode)
         _note(result, report)
     report.sort()
+    scope.narrow(report)
     return report
 
 
 def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) -> tuple[Report, bytes]:
     """Check text that is no file yet; also returns it with the fixes made."""
-    report = Report(files=1)
+    report = Report(files=1, rules=check.chosen_rules(settings))
     try:
         text = files.decode(content)
     except (ValueError, SyntaxError, LookupError) as error:
@@ -75,6 +83,7 @@ def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) ->
     _note(result, report)
     report.texts[name] = mended
     report.sort()
+    Scope(settings).narrow(report)
     if mended == text:
         return report, content
     from auditor.fix.write import encode
@@ -88,20 +97,24 @@ def audit_targets(
     mode: FixMode = NO_FIXES,
     inputs: Sequence[str] = (),
     progress: Progress | None = None,
+    changed_since: str = "",
 ) -> Report:
     """Check the files of `specs` and audit the models in them, each run in a child process.
 
-    A spec is `file.py`, `file.py::Name` or `package.module:Name`; `inputs` are input specifications for all of them.
+    A spec is `file.py`, `file.py::Name` or `package.module:Name`; `inputs` are input specifications for all of them;
+    with `changed_since`, only findings on lines changed since that git revision are shown.
     """
     from auditor.dynamic.worker import Worker
 
     settings = settings or Settings()
-    report = Report()
+    scope = Scope(settings, changed_since)
+    report = Report(rules=check.chosen_rules(settings))
     with Worker(timeout=settings.timeout, memory=settings.memory, progress=progress) as worker:
         for spec in specs:
             _audit_spec(worker, spec, settings, mode, list(inputs), report)
     report.findings = merge(report.findings)
     report.sort()
+    scope.narrow(report)
     return report
 
 
@@ -118,12 +131,13 @@ def audit_model(
     settings = (settings or Settings()).override(device=device, dtype=dtype)
     rules = check.chosen_rules(settings)
     found = audit_live(model, inputs, rules, settings)
-    report = Report(findings=found.findings, problems=found.problems, audits=found.records)
+    report = Report(findings=found.findings, problems=found.problems, audits=found.records, rules=rules)
     report.sort()
     return report
 
 
 def _note(result: FileResult, report: Report) -> None:
+    report.checked.append(result.path)
     report.findings += result.findings
     report.silenced += result.silenced
     report.problems += result.problems

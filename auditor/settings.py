@@ -31,9 +31,11 @@ class Settings:
     per_file_ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
     extend_exclude: tuple[str, ...] = ()
+    force_exclude: bool = False
     respect_gitignore: bool = True
     fail_on: Severity = Severity.WARNING
     rules: tuple[str, ...] = ()
+    baseline: str = ""
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = "float32"
@@ -114,6 +116,8 @@ def _convert(name: str, value: Any, path: Path) -> Any:
     default = getattr(Settings(), name)
     if name == "fail_on":
         return Severity.parse(_typed(value, str))
+    if name == "baseline":
+        return os.path.join(path.parent, _typed(value, str))
     if name == "rules":
         return tuple(os.path.join(path.parent, _typed(folder, str)) for folder in _typed(value, list))
     if name == "per_file_ignores":

@@ -162,9 +162,7 @@ class _Collected:
 
     def _entropy(self, probabilities: Tensor) -> Tensor:
         entropy: Tensor = torch.special.entr(probabilities)
-        if self.classifier == "softmax":
-            return torch.sum(entropy, self.axis)
-        return entropy + torch.special.entr(1.0 - probabilities)
+        return entropy.sum(self.axis) if self.classifier == "softmax" else entropy + torch.special.entr(1 - probabilities)
 
     def prediction(self) -> Prediction:
         mean, variance = self.mean.to(self.dtype), (self.squares / (self.count - 1)).to(self.dtype)
@@ -231,11 +229,11 @@ def _pieces(x: Inputs, rows: int) -> list[Inputs]:
 
 
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storage of everything that operators return."""
+    """Adds up the storage of all that operators return and that is not a view of something given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, given: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
         self.storages: dict[int, int] = {}
         self.alive: list[Tensor] = []  # so that no address is used twice
 
@@ -244,7 +242,7 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
-                if storage._cdata not in self.own:
+                if storage._cdata not in self.given:
                     self.storages[storage._cdata] = storage.nbytes()
                     self.alive.append(value)
         return result
@@ -253,8 +251,9 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def bytes_per_sample(model: nn.Module, x: Inputs) -> int:
     """Bytes of all intermediate results of one pass over one sample: an upper bound for the memory it takes beyond the
     parameters, found by running it (without gradients; in the mode the model is in)."""
-    with torch.no_grad(), _Bytes(model) as counted:
-        run_model(model, _cut(x, 0, 1))
+    sample = _cut(x, 0, 1)
+    with torch.no_grad(), _Bytes([*model.parameters(), *model.buffers(), *_tensors(sample)]) as counted:
+        run_model(model, sample)
     return sum(counted.storages.values())
 
 

@@ -26,7 +26,7 @@ class Fingerprint:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits."""
-        parts = "\0".join((self.code, self.context, self.line, str(self.number)))
+        parts = "\0".join((self.code, self.context, _compact(self.line), str(self.number)))
         return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -41,7 +41,7 @@ def fingerprints(findings: Sequence[Finding], texts: Texts) -> list[Fingerprint]
             scopes[path] = list(_scopes("\n".join(texts[path])))
         context = _context(scopes[path], row)
         line = _normalised(texts.line(path, row))
-        key = (path, finding.code, context, line)
+        key = (path, finding.code, context, _compact(line))
         counted[key] += 1
         result.append(Fingerprint(finding.code, context, line, counted[key]))
     return result
@@ -74,5 +74,9 @@ def _context(scopes: Sequence[_Scope], row: int) -> str:
 
 def _normalised(line: str) -> str:
     """The line's code: no comment (where a `#` in a string is taken for one, two lines may look alike and are then
-    told apart by their number), no spacing."""
+    told apart by their number), single spaces."""
     return " ".join(line.partition("#")[0].split())
+
+
+def _compact(line: str) -> str:
+    return line.replace(" ", "")

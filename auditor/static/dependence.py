@@ -15,13 +15,29 @@ if TYPE_CHECKING:
 Answers = dict[str, bool | None]
 
 
+_HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+
+
+def has_unseen_base(source: Source, facts: ModuleClass) -> bool:
+    """Whether a class inherits from something that neither this file nor torch.nn nor Python's own classes define."""
+    for owner in (facts, *facts.ancestors):
+        for base, names in zip(owner.node.bases, owner.bases, strict=True):
+            plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+            names = names or source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
+            for name in names:
+                seen = name in _HARMLESS_BASES or name.startswith("torch.nn.") or name in source.names.definitions
+                if not seen:
+                    return True
+    return False
+
+
 def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = frozenset()) -> bool | None:
     """Whether eval() changes what the class computes: True only for layers that it builds without condition (or that
     look at `self.training`), False only if everything it builds is known; otherwise None."""
     if facts.name in seen:
         return False
     seen |= {facts.name}
-    unknown = facts.has_unknown_base
+    unknown = has_unseen_base(source, facts)
     for owner in (facts, *facts.ancestors):
         if owner.reads_training:
             return True

@@ -455,6 +455,8 @@ class Interpreter:
             self._below(model, state)
             if switched:
                 self._mark_owners(model, state)
+        elif switched and depth == DEPTH:
+            self._mark_holders(model, state)
         state.modes[model] = modes
         if depth:
             for (owner, _), held in list(state.fields.items()):
@@ -471,6 +473,11 @@ class Interpreter:
                 above = replace(other, attributes=other.attributes[:depth])
                 if above == place:
                     del state.modes[other]
+
+    def _mark_holders(self, part: Object, state: State) -> None:
+        for (holder, _), held in state.fields.items():
+            if part in held and isinstance(holder, Built) and self.analysis.kind(holder).module:
+                state.modes[holder] = state.mode(holder) | NOT_KNOWN
 
     def _mark_owners(self, place: Place, state: State) -> None:
         """A model of which a part was switched is in neither mode as a whole."""

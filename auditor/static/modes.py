@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, ref
 
 from auditor.static import models
 from auditor.static.classes import ModuleClass
-from auditor.static.dependence import class_dependence, construction_dependence, method_dependence
+from auditor.static.dependence import class_dependence, construction_dependence, has_unseen_base, method_dependence
 from auditor.static.mode_objects import (
     DEPTH,
     FUNCTIONS,
@@ -214,7 +214,7 @@ class ModeAnalysis:
             return Kind(module=False)
         facts = self.class_facts(holder)
         values = [attribute.value for attribute in facts.attributes.get(place.attributes[-1], [])]
-        if facts.has_unknown_base and not values:
+        if has_unseen_base(self.source, facts) and not values:
             return Kind(module=False)
         return self.common_kind([self.construction_kind(value) for value in values if not is_none(value)])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from auditor.static.mode_objects import FUNCTIONS, ModelCall, arguments, tail_of
+from auditor.static.mode_objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:

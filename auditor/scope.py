@@ -1,0 +1,52 @@
+"""Which of the files named a run looks at, and which of its findings it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor.report import Report
+from auditor.settings import Settings
+from auditor.static import files
+
+if TYPE_CHECKING:
+    from auditor.changes import Changes
+
+
+class Scope:
+    """What the settings' baseline does not have and, where a git revision is given, what has changed since then."""
+
+    def __init__(self, settings: Settings, changed_since: str = "") -> None:
+        self.settings = settings
+        self.changes: Changes | None = None
+        if changed_since:
+            from auditor.changes import since
+
+            self.changes = since(changed_since)
+
+    def files(self, paths: Sequence[str]) -> list[str]:
+        """Those of `paths` that the run is about."""
+        chosen = list(paths)
+        if self.settings.force_exclude:
+            patterns = self.settings.exclude + self.settings.extend_exclude
+            chosen = [path for path in chosen if not _excluded(path, patterns)]
+        if self.changes is not None:
+            chosen = [path for path in chosen if self.changes.touches_file(path)]
+        return chosen
+
+    def narrow(self, report: Report) -> None:
+        """Leave in `report.findings` what is to be shown."""
+        if self.settings.baseline:
+            from auditor import baseline
+
+            baseline.apply(report, self.settings.baseline)
+        if self.changes is not None:
+            report.older = [finding for finding in report.findings if not self.changes.touches(finding)]
+            report.findings = [finding for finding in report.findings if self.changes.touches(finding)]
+
+
+def _excluded(path: str, patterns: Sequence[str]) -> bool:
+    """Whether the settings exclude a file or a folder above it, below the current folder."""
+    parts = [Path(path), *Path(path).parents]
+    return any(files.excluded(part.as_posix(), patterns) for part in parts if part.name)
