@@ -90,10 +90,10 @@ def check(paths: tuple[str, ...], stdin_filename: str | None, jobs: int | None, 
     mode = _mode(options)
     with _complaining():
         if paths == ("-",):
-            text = click.get_binary_stream("stdin").read()
+            text = sys.stdin.buffer.read()
             report, fixed = pipeline.check_stdin(text, stdin_filename or "<stdin>", settings, mode)
             if options["fix"]:
-                click.get_binary_stream("stdout").write(fixed)
+                sys.stdout.buffer.write(fixed)
             _finish(report, settings, options, to_stderr=options["fix"])
         else:
             progress = _Progress()

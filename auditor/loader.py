@@ -107,7 +107,7 @@ def cache_folder() -> Path:
     return Path(base or "~/.cache").expanduser() / "auditor"
 
 
-def _load_file(module: str, path: Path) -> Rule:
+def _load_file(module: str, path: str) -> Rule:
     loaded = sys.modules.get(module)
     if loaded is None:
         spec = importlib.util.spec_from_file_location(module, path)

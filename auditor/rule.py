@@ -207,10 +207,10 @@ class Rule:
         from auditor.fix.edit import Edit, Fix
 
         edits = rule.fix_function(source, finding)
-        if not edits or isinstance(edits, Fix):
-            return edits or None
+        if edits is None or isinstance(edits, Fix):
+            return edits
         edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
-        return Fix(rule.title, edits, rule.applicability, rule.keeps, rule.gains)
+        return Fix(rule.title, edits, rule.applicability, rule.keeps, rule.gains) if edits else None
 
 
 class IndexedRule(Rule):

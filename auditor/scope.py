@@ -48,5 +48,6 @@ class Scope:
 
 def _excluded(path: str, patterns: Sequence[str]) -> bool:
     """Whether the settings exclude a file or a folder above it, below the current folder."""
-    parts = [Path(path), *Path(path).parents]
-    return any(files.excluded(part.as_posix(), patterns) for part in parts if part.name)
+    shown = Path(files.display(path))
+    parts = [shown, *shown.parents]
+    return any(files.excluded(part.as_posix(), patterns) for part in parts if part.name not in ("", ".."))

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from auditor.finding import Finding, Location
+from auditor.finding import Finding, Location, Problem
 from auditor.report import Report
 
 
 def render(report: Report) -> str:
     """A list of findings, then problems, each an object; sorted keys, so that two runs compare byte for byte."""
-    items = [finding_record(finding) for finding in report.findings]
-    items += [
-        {
-            "code": None,
-            "message": problem.message,
-            "filename": problem.path,
-            "location": {"row": problem.row or 1, "column": 1},
-            "end_location": {"row": problem.row or 1, "column": 1},
-            "severity": "error",
-            "remedy": problem.remedy,
-            "fix": None,
-        }
-        for problem in report.problems
-    ]
-    return json.dumps(items, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+    return json.dumps(records(report), indent=2, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def records(report: Report) -> list[dict[str, Any]]:
+    """The findings, then the problems, as plain JSON data."""
+    return [*map(finding_record, report.findings), *map(_problem_record, report.problems)]
+
+
+def _problem_record(problem: Problem) -> dict[str, Any]:
+    return {
+        "code": None,
+        "message": problem.message,
+        "filename": problem.path,
+        "location": {"row": problem.row or 1, "column": 1},
+        "end_location": {"row": problem.row or 1, "column": 1},
+        "severity": "error",
+        "remedy": problem.remedy,
+        "fix": None,
+    }
 
 
 def finding_record(finding: Finding) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "notes": [
             {"message": note.message, "filename": note.location.path, **_range(note.location)} for note in finding.notes
         ],
-        "facts": dict(finding.facts),
+        "facts": figures(finding.facts),
         "fix": fix
         and {
             "applicability": str(fix.applicability),
@@ -54,6 +60,14 @@ def finding_record(finding: Finding) -> dict[str, Any]:
             "keeps": [claim.text for claim in fix.keeps],
             "gains": [claim.text for claim in fix.gains],
         },
+    }
+
+
+def figures(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a finding; JSON has no infinity and no NaN, they become text."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
     }
 
 

@@ -33,8 +33,9 @@ class Resolver:
         self.stars: list[str] = []
         self._read_imports(module)
         self.definitions: dict[str, list[ast.AST]] = {}
-        classes, functions = tree.all(ast.ClassDef), tree.all(ast.FunctionDef)
-        for node in (*classes, *functions, *tree.all(ast.AsyncFunctionDef)):
+        definitions: list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [*tree.all(ast.ClassDef)]
+        definitions += [*tree.all(ast.FunctionDef), *tree.all(ast.AsyncFunctionDef)]
+        for node in definitions:
             if isinstance(tree.parent(node), (ast.Module, ast.If, ast.Try)):
                 self.definitions.setdefault(node.name, []).append(node)
         self._stored: dict[str, list[ast.Name]] = {}

@@ -1,0 +1,65 @@
+"""The output formats by name; a format's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from auditor.report import Report
+
+
+class Format(NamedTuple):
+    """Where a format is written, and whether it shows fixes as text edits, which cost a rewrite each."""
+
+    module: str
+    text_edits: bool = False
+
+
+FORMATS = {
+    "text": Format("auditor.report.text"),
+    "concise": Format("auditor.report.concise"),
+    "json": Format("auditor.report.json", text_edits=True),
+    "json-lines": Format("auditor.report.json_lines", text_edits=True),
+    "sarif": Format("auditor.report.sarif", text_edits=True),
+    "github": Format("auditor.report.github"),
+    "gitlab": Format("auditor.report.gitlab"),
+    "junit": Format("auditor.report.junit"),
+    "markdown": Format("auditor.report.markdown"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How the formats for people are written; those for machines always say everything. `width`: characters in a
+    line of the terminal, None where nobody's screen is meant."""
+
+    verbose: bool = False
+    quiet: bool = False
+    statistics: bool = False
+    width: int | None = None
+
+
+def render(report: Report, name: str, style: Style) -> Iterator[str]:
+    """The lines of `report` in the format called `name`, columns counted in characters."""
+    from auditor.report.texts import Texts
+
+    texts = Texts(report.texts)
+    shown = replace(report, findings=[texts.in_characters(finding) for finding in report.findings])
+    if name == "text" or style.statistics:
+        from auditor.report import text
+
+        yield from text.render(
+            shown, verbose=style.verbose, statistics=style.statistics, quiet=style.quiet, width=style.width
+        )
+    elif name == "concise":
+        from auditor.report import concise
+
+        yield from concise.render(shown, quiet=style.quiet)
+    else:
+        from importlib import import_module
+
+        rendered: str = import_module(FORMATS[name].module).render(shown)
+        if rendered:  # no line at all, rather than an empty one
+            yield rendered
