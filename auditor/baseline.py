@@ -55,7 +55,9 @@ def read(file: str) -> list[Entry]:
     try:
         return [Entry(**item) for item in document["findings"]]
     except (KeyError, TypeError) as error:
-        raise BaselineError(f"{file}: the baseline is damaged ({error}); `auditor baseline` records a new one") from error
+        raise BaselineError(
+            f"{file}: the baseline is damaged ({error}); `auditor baseline` records a new one"
+        ) from error
 
 
 def write(file: str, entries: Sequence[Entry]) -> None:

@@ -442,8 +442,8 @@ class Recorder(TorchFunctionMode):
                 return alias
             name = f"_unregistered_{len(self.constants)}"
             self.constants[name] = tensor.detach()
-            if id(tensor) not in self._held:
-                self.opaque.setdefault("a tensor came from code that torch functions do not see (scripted, NumPy)")
+            if id(tensor) not in self._held and not isinstance(tensor, torch.nn.Parameter):
+                self.opaque.setdefault("what made a tensor: code that torch functions do not see (scripted, NumPy)")
         node = self.graph.create_node("get_attr", name)
         node.meta.update(function="", fqn=name.rpartition(".")[0], random=False, stats=None)
         self._bind(tensor, node)

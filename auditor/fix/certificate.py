@@ -16,7 +16,8 @@ class ClaimResult:
     """One claim, checked. `holds` None: it could not be checked, and `detail` says why.
 
     `before` and `after` are the figures measured; for an equal-claim `after` is the largest relative difference and
-    `before` 0. `tolerance` is what the difference was held against.
+    `before` 0. `tolerance` is what the difference was held against. `already`: what should improve was so before the
+    fix and still is.
     """
 
     claim: str
@@ -26,6 +27,7 @@ class ClaimResult:
     after: float | str | None = None
     tolerance: float | None = None
     detail: str = ""
+    already: bool = False
 
     def __post_init__(self) -> None:
         for side in ("before", "after"):
@@ -92,14 +94,24 @@ class Certificate:
 
 
 def verdict(results: Sequence[ClaimResult]) -> tuple[str, str]:
-    """The verdict on a fix with these results, and its reason (empty when validated)."""
+    """The verdict on a fix with these results, and its reason (empty when validated).
+
+    Of several things that should improve, some may have been well already, as long as one does improve.
+    """
+    claim = failed_claim(results)
     for result in results:
-        if result.holds is False:
-            return "refused", f"it does not hold that {result.claim}" + (f": {result.detail}" if result.detail else "")
-    for result in results:
-        if result.holds is None:
-            return "unchecked", f"it could not be checked that {result.claim}: {result.detail}"
+        if result.claim == claim and result.holds is None:
+            return "unchecked", f"it could not be checked that {claim}: {result.detail}"
+        if result.claim == claim:
+            return "refused", f"it does not hold that {claim}" + (f": {result.detail}" if result.detail else "")
     return ("validated", "") if results else ("unchecked", "the fix claims nothing")
+
+
+def failed_claim(results: Sequence[ClaimResult]) -> str:
+    """The claim that the verdict rests on when a fix is refused or unchecked; empty if there is none."""
+    improves = any(result.must == "improve" and result.holds for result in results)
+    failed = [result for result in results if not result.holds and not (result.already and improves)]
+    return min(failed, key=lambda result: result.holds is None).claim if failed else ""
 
 
 def schema() -> dict[str, Any]:
@@ -114,6 +126,7 @@ def schema() -> dict[str, Any]:
         "after": {**figure, "description": "figure measured after it; the relative difference, if it must be equal"},
         "tolerance": {**number, "description": "what the figure was held against"},
         "detail": text,
+        "already": {"type": "boolean", "description": "what should improve was so before, and still is"},
     }
     properties: dict[str, Any] = {
         "version": {"const": VERSION},

@@ -38,7 +38,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "trains_at_batch_one": ("improve", "a training step on one sample is finite, and train mode agrees with eval mode"),
     "expectation": ("improve", "random layers keep their expectation: the mean output in training is the eval output"),
     "train_eval_gap": ("improve", "outputs in train mode lie closer to those in eval mode"),
-    "loss_floor": ("improve", "a confident model reaches a lower training loss"),
+    "loss_floor": ("improve", "a confident model reaches a lower loss in {mode} mode"),
     "unit_variance": ("improve", "dropout keeps the mean and variance of what passes through it"),
     "statistics_error": ("improve", "running statistics lie closer to those of the data"),
     "statistics_untouched": ("improve", "a forward in train mode leaves the running statistics as they are"),
@@ -240,9 +240,9 @@ def train_eval_gap() -> Claim:
     return _claim("train_eval_gap")
 
 
-def loss_floor() -> Claim:
-    """The expected training loss on the model's own confident predictions becomes lower."""
-    return _claim("loss_floor")
+def loss_floor(mode: str = "train") -> Claim:
+    """The expected loss on the model's own confident predictions becomes lower."""
+    return _claim("loss_floor", mode=mode)
 
 
 def unit_variance() -> Claim:

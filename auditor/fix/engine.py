@@ -22,6 +22,8 @@ class Refusal:
 
     finding: Finding
     reason: str
+    broken: str = ""
+    """The claim, and the model, on which it failed; fixes that fail on the same one may belong together."""
 
 
 @dataclass(slots=True)
@@ -38,10 +40,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Verdict:
-    """What running the model before and after says of a fix: why it is refused (empty: accepted), and what a run of
-    the mended model still finds."""
+    """What running the model before and after says of a fix: why it is refused (empty: accepted), the claim of which
+    model it broke, and what a run of the mended model still finds."""
 
     refusal: str = ""
+    broken: str = ""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -79,9 +82,10 @@ def fix_text(
 ) -> Outcome:
     """Mend what can be mended in `text`; `seen` are the findings of a run.
 
-    The fixes of one rule are tried together, then one by one, and what is still refused once more all together: two
-    causes of one effect only show an improvement when both are gone. A try is kept if the new text parses, its
-    findings are gone, no finding is new, and `judge` (if given) accepts it. Repeated until nothing is left to try.
+    The fixes of one rule are tried together, then one by one; those refused for the same claim are tried together,
+    since two causes of one effect only show an improvement when both are gone; last, all that are left. A try is kept
+    if the new text parses, its findings are gone, no finding is new, and `judge` (if given) accepts it. Repeated until
+    nothing is left to try.
     """
     outcome = Outcome(text, check_text(path, text, rules))
     seen = list(seen)
@@ -89,11 +93,11 @@ def fix_text(
         outcome.found = drop_symptoms(merge([*outcome.result.findings, *seen]), rules)
         candidates = offer(outcome.found, outcome.text, rules, path)
         mendable = [item for item in candidates if item.fix is not None and _allowed(item.fix, unsafe)]
-        outcome.refused.clear()
-        for group in _tries(mendable):
-            attempt = _try(path, outcome, group, rules, judge, seen)
-            if isinstance(attempt, str):
-                outcome.refused += [Refusal(item, attempt) for item in group]
+        outcome.refused = []
+        for group in _tries(mendable, outcome.refused):
+            attempt = _try(path, outcome, group, rules, judge)
+            if isinstance(attempt, Verdict):
+                outcome.refused += [Refusal(item, attempt.refusal, attempt.broken) for item in group]
                 continue
             outcome.text, outcome.result, seen = attempt
             outcome.fixed += group
@@ -104,8 +108,8 @@ def fix_text(
     return outcome
 
 
-def _tries(mendable: Sequence[Finding]) -> Iterator[list[Finding]]:
-    """The groups of findings to mend together, the most promising first."""
+def _tries(mendable: Sequence[Finding], refused: Sequence[Refusal]) -> Iterator[list[Finding]]:
+    """The groups of findings to mend together, the most promising first; `refused` grows while they are tried."""
     by_rule: dict[str, list[Finding]] = {}
     for finding in mendable:
         by_rule.setdefault(finding.code, []).append(finding)
@@ -113,8 +117,17 @@ def _tries(mendable: Sequence[Finding]) -> Iterator[list[Finding]]:
     for group in by_rule.values():
         if len(group) > 1:
             yield from ([finding] for finding in group)
-    if len(by_rule) > 1:
-        yield list(mendable)
+    tried = [[finding.code for finding in group] for group in by_rule.values()]
+    by_claim: dict[str, list[Finding]] = {}
+    for refusal in refused:
+        group = by_claim.setdefault(refusal.broken, [])
+        if refusal.broken and refusal.finding not in group:
+            group.append(refusal.finding)
+    for group in [*by_claim.values(), list(mendable)]:
+        codes = [finding.code for finding in group]
+        if len(group) > 1 and codes not in tried:
+            tried.append(codes)
+            yield group
 
 
 def _try(
@@ -123,30 +136,29 @@ def _try(
     group: Sequence[Finding],
     rules: Sequence[Rule],
     judge: Judge | None,
-    seen: Sequence[Finding],
-) -> tuple[str, FileResult, list[Finding]] | str:
+) -> tuple[str, FileResult, list[Finding]] | Verdict:
     """The new text with what is found in it, or why it is refused."""
     from auditor.fix import rewrite  # imports libcst: only when a file is really rewritten
 
     try:
         text = rewrite.apply(outcome.text, [edit for finding in group if finding.fix for edit in finding.fix.edits])
     except rewrite.EditError as error:
-        return f"the edits cannot be made: {error}"
+        return Verdict(f"the edits cannot be made: {error}")
     if text == outcome.text:
-        return "the edits change nothing"
+        return Verdict("the edits change nothing")
     result = check_text(path, text, rules)
     if result.problems:
-        return f"the result does not parse: {result.problems[0].message}"
+        return Verdict(f"the result does not parse: {result.problems[0].message}")
     before = Counter(finding.code for finding in outcome.result.findings)
     gone = Counter(finding.code for finding in group if READ in finding.seen)
     after = Counter(finding.code for finding in result.findings)
     for code in sorted(before | after):
         if after[code] > before[code] - gone[code]:
-            return f"{code} is {'still' if gone[code] else 'newly'} found in the result"
+            return Verdict(f"{code} is {'still' if gone[code] else 'newly'} found in the result")
     if judge is None:
         return text, result, []  # what a run of this text would show, nobody knows
     verdict = judge(outcome.text, text, group)
-    return verdict.refusal or (text, result, verdict.findings)
+    return verdict if verdict.refusal else (text, result, verdict.findings)
 
 
 def unified_diff(path: str, before: str, after: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -99,7 +99,7 @@ def measure(claim: Claim, benches: tuple[Bench, Bench]) -> ClaimResult:
     if not new.meets:
         return _result(claim, False, old, new, f"after the fix: {new.detail or new.value}")
     if old.meets and not claim.idempotent:
-        return _result(claim, False, old, new, "nothing was gained: it was so before")
+        return replace(_result(claim, False, old, new, "nothing was gained: it was so before"), already=True)
     return _result(claim, True, old, new, new.detail)
 
 
@@ -431,7 +431,7 @@ def _train_eval_gap(bench: Bench, claim: Claim) -> Measure:
 
 
 def _loss_floor(bench: Bench, claim: Claim) -> Measure:
-    """Cross-entropy in training on the model's own predictions, its last weight layer scaled until it is confident."""
+    """Cross-entropy on the model's own predictions, its last weight layer scaled until it is confident."""
     model = bench.varied()
     arguments = bench.arguments("normal")
     head = _head_of(model, _copied(arguments))
@@ -445,7 +445,7 @@ def _loss_floor(bench: Bench, claim: Claim) -> Measure:
     labels = logits.argmax(axis)
     losses = []
     for seed in range(PASSES):
-        output = _main(run(model, _copied(arguments), mode="train", seed=seed).outputs).double()
+        output = _main(run(model, _copied(arguments), mode=claim.option("mode"), seed=seed).outputs).double()
         losses.append(float(F.cross_entropy(output, labels)))
     return Measure(statistics.fmean(losses))
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from auditor.finding import Finding
-from auditor.fix.certificate import Certificate, ClaimResult, verdict
+from auditor.fix.certificate import Certificate, ClaimResult, failed_claim, verdict
 from auditor.fix.claims import Claim
 from auditor.fix.engine import Verdict, unified_diff
 from auditor.settings import Settings
@@ -52,7 +52,7 @@ class Prover:
         refused = next((certificate for certificate in made if not certificate.accepted), None)
         if refused is not None:
             self.refusals += made
-            return Verdict(refusal=refused.reason)
+            return Verdict(refusal=refused.reason, broken=f"{refused.target}: {failed_claim(refused.claims)}")
         self.certificates += made
         return Verdict()
 

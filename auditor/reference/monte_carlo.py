@@ -161,8 +161,9 @@ class _Collected:
             self.entropies = self.entropies.to(wide) + self._entropy(wide)
 
     def _entropy(self, probabilities: Tensor) -> Tensor:
-        entropy: Tensor = torch.special.entr(probabilities)
-        return entropy.sum(self.axis) if self.classifier == "softmax" else entropy + torch.special.entr(1 - probabilities)
+        if self.classifier == "softmax":
+            return _entr(probabilities).sum(self.axis)
+        return _entr(probabilities) + _entr(1.0 - probabilities)
 
     def prediction(self) -> Prediction:
         mean, variance = self.mean.to(self.dtype), (self.squares / (self.count - 1)).to(self.dtype)
@@ -172,6 +173,12 @@ class _Collected:
         # never negative but for rounding
         information = (entropy - self.entropies / self.count).clamp_min(0.0)
         return Prediction(mean, variance, entropy.to(self.dtype), information.to(self.dtype), self.count)
+
+
+def _entr(p: Tensor) -> Tensor:
+    """−p ln p, 0 for p = 0."""
+    result: Tensor = torch.special.entr(p)
+    return result
 
 
 def _joined(parts: list[Prediction]) -> Prediction:

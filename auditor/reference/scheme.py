@@ -224,8 +224,6 @@ class _Chooser:
         scheme, reason = self._choice(use)
         if self.scheme in ("auto", "lsuv") and scheme == "orthogonal":
             self.unknown.append(use.path)
-        if scheme == "transformer_normal" and self.width < 256:
-            scheme, reason = "lecun_normal", f"{reason} of width {self.width}"
         SCHEMES[scheme](weight, use, self.generator)
         if self.scheme == "auto" and use.is_residual_out and self.branches > 1:
             with torch.no_grad():
@@ -238,7 +236,8 @@ class _Chooser:
         if self.scheme != "auto":
             return ("orthogonal" if self.scheme == "lsuv" else self.scheme), "as asked"
         if self.transformer and isinstance(use.module, nn.Linear):
-            return "transformer_normal", "a transformer"
+            scheme = "transformer_normal" if self.width >= 256 else "lecun_normal"
+            return scheme, f"a transformer of width {self.width}"
         if use.is_head:
             return "lecun_normal", "the head"
         if use.activation is None:

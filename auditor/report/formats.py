@@ -29,6 +29,16 @@ FORMATS = {
     "markdown": Format("auditor.report.markdown"),
 }
 
+ENDINGS = {
+    ".json": "json",
+    ".jsonl": "json-lines",
+    ".sarif": "sarif",
+    ".xml": "junit",
+    ".md": "markdown",
+    ".txt": "text",
+}
+"""The format of a report file, by the ending of its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Style:

@@ -37,7 +37,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _problem(problem: Problem) -> str:
-    properties = {
+    properties: dict[str, str | int] = {
         "title": "auditor could not check this",
         "file": in_project(problem.path),
         "line": max(problem.row, 1),

@@ -70,9 +70,7 @@ def _certificate(certificate: Any) -> Iterator[str]:
 def _place(path: str, row: int) -> str:
     """`path:row`, linked to the line of the commit where the CI system says which one it is."""
     shown = _code(f"{path}:{row}" if row else path)
-    server, repository, commit = (
-        os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "SHA")
-    )
+    server, repository, commit = (os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "SHA"))
     if not (server and repository and commit):
         return shown
     anchor = f"#L{row}" if row else ""

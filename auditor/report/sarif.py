@@ -55,9 +55,7 @@ def log(report: Report) -> dict[str, Any]:
                 "toolExecutionNotifications": [_notification(problem) for problem in report.problems],
             }
         ],
-        "results": [
-            _result(finding, mark, index) for finding, mark in zip(report.findings, marks, strict=True)
-        ],
+        "results": [_result(finding, mark, index) for finding, mark in zip(report.findings, marks, strict=True)],
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
@@ -155,6 +153,5 @@ def _replacements(edits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sentence(text: str) -> str:
-    """Messages are written without capital and full stop, SARIF wants both."""
-    first = text[:1] if text.startswith(("torch", "nn.", "auditor")) else text[:1].upper()
-    return first + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    """Messages are written without a full stop, SARIF wants one."""
+    return text + ("" if text.endswith((".", "!", "?")) else ".")

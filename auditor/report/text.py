@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from auditor.finding import Finding, Problem, Severity
 from auditor.report import Report
-from auditor.static import files
+from auditor.report.texts import Texts
 
 if TYPE_CHECKING:
     from auditor.fix.certificate import Certificate, ClaimResult
     from auditor.fix.engine import Refusal
 
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 _CONTEXT = 2
 
 
-def render(report: Report, *, verbose: bool = False, statistics: bool = False) -> Iterator[str]:
-    """The lines to print. Colours are click's, who drops them where the output is no terminal."""
+def render(
+    report: Report,
+    *,
+    verbose: bool = False,
+    statistics: bool = False,
+    quiet: bool = False,
+    width: int | None = None,
+) -> Iterator[str]:
+    """The lines to print: all that is known (`verbose`), only what is wrong (`quiet`), or something between. Colours
+    are click's, who drops them where the output is no terminal; source lines are cut to `width` characters."""
     if statistics:
         yield from _statistics(report.findings)
     else:
-        texts = _Texts(report.texts)
+        texts = Texts(report.texts)
         for finding in report.findings:
-            yield from _finding(finding, texts)
+            yield from _finding(finding, texts, width)
             yield ""
     for certificate in report.certificates:
         yield from _certificate(certificate)
@@ -36,36 +44,24 @@ def render(report: Report, *, verbose: bool = False, statistics: bool = False) -
         yield from _refusal(refusal)
         yield ""
     for problem in report.problems:
-        yield from _problem(problem)
+        yield from problem_lines(problem)
     if verbose:
         for record in report.audits:
             yield from _record(record)
-    yield from _unseen(report.audits)
-    yield summary(report)
+        yield from _not_shown(report)
+    if not quiet:
+        yield from _unseen(report.audits)
+        yield from _vanished(report, verbose)
+        yield summary(report)
 
 
-class _Texts(dict[str, list[str]]):
-    """The lines of files, read when first shown; `given` are texts that are no files."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        super().__init__({path: text.split("\n") for path, text in given.items()})
-
-    def __missing__(self, path: str) -> list[str]:
-        try:
-            lines = files.decode(files.read(path)).split("\n")
-        except (OSError, ValueError, SyntaxError, LookupError):
-            lines = []  # the finding is shown without its frame
-        self[path] = lines
-        return lines
-
-
-def _finding(finding: Finding, texts: _Texts) -> Iterator[str]:
-    location, colour = finding.location, _COLOURS[finding.severity]
+def _finding(finding: Finding, texts: Texts, width: int | None) -> Iterator[str]:
+    location, colour = finding.location, COLOURS[finding.severity]
     mark = click.style(" [*]", fg="cyan") if finding.fix else ""
     where = click.style(location.path, bold=True) + f":{location.row}:{location.column}"
     code = click.style(finding.code, fg=colour, bold=True)
     yield f"{where}: {code}{mark} {finding.message} ({finding.severity}, {' and '.join(finding.seen)})"
-    yield from frame(finding, texts[location.path])
+    yield from frame(finding, texts[location.path], width)
     for note in finding.notes:
         yield f"   = {note.location.path}:{note.location.row}: {note.message}"
     if finding.modules:
@@ -80,25 +76,39 @@ def _shorten(names: Iterable[str], limit: int = 6) -> str:
     return ", ".join(shown[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def frame(finding: Finding, lines: Sequence[str]) -> Iterator[str]:
-    """The source lines around a finding, the range itself underlined; `lines` are those of its file."""
+def frame(finding: Finding, lines: Sequence[str], width: int | None = None, *, plain: bool = False) -> Iterator[str]:
+    """The source lines around a finding, the range itself underlined; `lines` are those of its file. Lines longer than
+    `width` are cut, around the range where it would not be seen otherwise."""
     location = finding.location
     if not 0 < location.row <= len(lines):
         return
     last = min(len(lines), max(location.row, min(location.end_row, location.row + 3)))
-    width = len(str(min(len(lines), last + _CONTEXT)))
-    yield " " * width + " |"
-    for row in range(max(1, location.row - _CONTEXT), min(len(lines), last + _CONTEXT) + 1):
-        text = lines[row - 1].rstrip()
-        yield f"{row:>{width}} | {text}".rstrip()
+    first, end = max(1, location.row - _CONTEXT), min(len(lines), last + _CONTEXT)
+    margin = len(str(end))
+    colour: Callable[[str], str] = str if plain else lambda text: click.style(text, fg=COLOURS[finding.severity])
+    marked = lines[location.row - 1].rstrip()
+    start = location.column - 1 if location.end_row else len(marked) - len(marked.lstrip())
+    stop = location.end_column - 1 if location.end_row == location.row else len(marked)
+    room = None if width is None else max(20, width - margin - 3)
+    left = 0 if room is None or stop <= room else max(0, min(start - 8, stop - room + 8))
+    yield " " * margin + " |"
+    for row in range(first, end + 1):
+        yield f"{row:>{margin}} | {_cut(lines[row - 1].rstrip(), left, room)}".rstrip()
         if row == location.row:
-            indent = len(text) - len(text.lstrip())
-            start = location.column - 1 if location.end_row else indent
-            stop = location.end_column - 1 if location.end_row == location.row else len(text.rstrip())
-            pad = "".join("\t" if character == "\t" else " " for character in text[:start])
-            marker = click.style("^" * max(1, stop - start), fg=_COLOURS[finding.severity])
-            yield f"{' ' * width} | {pad}{marker} {click.style(finding.code, fg=_COLOURS[finding.severity])}"
-    yield " " * width + " |"
+            pad = "".join("\t" if character == "\t" else " " for character in marked[left:start])
+            length = max(1, stop - start if room is None else min(stop - start, room - len(pad)))
+            yield f"{' ' * margin} | {pad}{colour('^' * length)} {colour(finding.code)}"
+    yield " " * margin + " |"
+
+
+def _cut(line: str, left: int, room: int | None) -> str:
+    """`line` from character `left`, in `room` characters, with a mark where something is left out."""
+    if room is None:
+        return line
+    shown = line[left : left + room]
+    if left and shown:
+        shown = "…" + shown[1:]
+    return shown[:-1] + "…" if len(line) > left + room else shown
 
 
 def _certificate(certificate: Certificate) -> Iterator[str]:
@@ -115,7 +125,8 @@ def _figures(result: ClaimResult) -> str:
     if result.must == "equal":
         known = isinstance(result.after, float) and result.tolerance is not None
         return f": relative difference {result.after:.2g}, allowed {result.tolerance:.2g}" if known else ""
-    return f": {_figure(result.before)} before, {_figure(result.after)} after"
+    before, after = _figure(result.before), _figure(result.after)
+    return f": {after}, as before" if before == after else f": {before} before, {after} after"
 
 
 def _figure(value: float | str | None) -> str:
@@ -155,7 +166,32 @@ def _unseen(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{record['path']}: {record['name']}: the initialisation was not probed: {record['probe']}"
 
 
-def _problem(problem: Problem) -> Iterator[str]:
+def _not_shown(report: Report) -> Iterator[str]:
+    """Findings that a comment, the baseline or the revision asked for keeps from being shown."""
+    reasons = (
+        (report.silenced, "silenced by a comment"),
+        (report.known, f"known from {report.baseline}"),
+        (report.older, "older than the changes"),
+    )
+    for findings, reason in reasons:
+        for finding in findings:
+            location = finding.location
+            yield f"{location.path}:{location.row}:{location.column}: {finding.code} {reason}"
+
+
+def _vanished(report: Report, verbose: bool) -> Iterator[str]:
+    if not report.vanished:
+        return
+    if verbose:
+        for entry in report.vanished:
+            yield f"{entry.path}: {entry.code} of {report.baseline} is gone: {entry.line}"
+    count = _plural(len(report.vanished), "finding")
+    verb, them = ("is", "it") if len(report.vanished) == 1 else ("are", "them")
+    yield f"{count} of {report.baseline} {verb} gone; `auditor baseline --prune` forgets {them}."
+
+
+def problem_lines(problem: Problem) -> Iterator[str]:
+    """What could not be done, and what would help."""
     where = f"{problem.path}:{problem.row}" if problem.row else problem.path
     yield f"{click.style(where, bold=True)}: {click.style('could not be checked', fg='magenta')}: {problem.message}"
     if problem.remedy:
@@ -181,6 +217,10 @@ def summary(report: Report) -> str:
         text += f"; {fixable} fixable with `--fix`"
     if report.silenced:
         text += f"; {len(report.silenced)} silenced by comments"
+    if report.known:
+        text += f"; {len(report.known)} known from the baseline"
+    if report.older:
+        text += f"; {_plural(len(report.older), 'older finding')} in the changed files not shown"
     if report.problems:
         text += f"; {_plural(len(report.problems), 'problem')} kept something from being checked"
     return text + "."

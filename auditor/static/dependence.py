@@ -18,16 +18,17 @@ Answers = dict[str, bool | None]
 _HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})
 
 
-def has_unseen_base(source: Source, facts: ModuleClass) -> bool:
-    """Whether a class inherits from something that neither this file nor torch.nn nor Python's own classes define."""
-    for owner in (facts, *facts.ancestors):
-        for base, names in zip(owner.node.bases, owner.bases, strict=True):
-            plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
-            names = names or source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
-            for name in names:
-                seen = name in _HARMLESS_BASES or name.startswith("torch.nn.") or name in source.names.definitions
-                if not seen:
-                    return True
+def has_unseen_base(source: Source, node: ast.ClassDef, depth: int = 10) -> bool:
+    """Whether a class inherits from something that neither this file nor torch.nn nor Python itself defines."""
+    for base in node.bases:
+        plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+        names = source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
+        for name in names:
+            parents = [item for item in source.names.definitions.get(name, []) if isinstance(item, ast.ClassDef)]
+            if any(parent is not node and depth and has_unseen_base(source, parent, depth - 1) for parent in parents):
+                return True
+            if not parents and name not in _HARMLESS_BASES and not name.startswith("torch.nn."):
+                return True
     return False
 
 
@@ -37,7 +38,7 @@ def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = 
     if facts.name in seen:
         return False
     seen |= {facts.name}
-    unknown = has_unseen_base(source, facts)
+    unknown = has_unseen_base(source, facts.node)
     for owner in (facts, *facts.ancestors):
         if owner.reads_training:
             return True
@@ -106,7 +107,7 @@ def _is_conditional(source: Source, node: ast.AST, method: Function) -> bool:
             return False
         if isinstance(above, (ast.If, ast.IfExp)) and below is not above.test:
             body = above.body if isinstance(above.body, list) else [above.body]
-            if source.constant(above.test) is not (True if below in body else False):
+            if source.constant(above.test) is not (below in body):
                 return True
         below = above
     return False

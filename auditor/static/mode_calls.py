@@ -151,7 +151,7 @@ class CallVisit:
         self.analysis.remember(self.node, self.analysis.class_kind(definition))
         facts = self.analysis.class_facts(definition)
         if self.source.module_class(definition):
-            fresh = not has_unseen_base(self.source, facts) and not _switches_itself(facts)
+            fresh = not has_unseen_base(self.source, facts.node) and not _switches_itself(facts)
             setting = Setting(TRAIN if fresh else UNKNOWN, self.node, built=True)
             self.state.modes[built] = frozenset({setting})
         start = self.analysis.method(definition, "__init__")
@@ -159,7 +159,7 @@ class CallVisit:
             self._apply(start, frozenset({built}))
         elif self.given:
             self.interpreter.forget(self.given, self.state, self.node)
-        if has_unseen_base(self.source, facts) and not self.source.module_class(definition):
+        if has_unseen_base(self.source, facts.node) and not self.source.module_class(definition):
             self.interpreter.forget(self.given, self.state, self.node)
         return frozenset({built})
 
@@ -216,7 +216,7 @@ class CallVisit:
     def _leaves_alone(self, receiver: Object) -> bool:
         """Whether a method that is not seen very likely leaves its receiver's mode alone, judging by its name."""
         holder = self.analysis.kind(receiver).node if isinstance(receiver, (Place, Built)) else None
-        inherits = holder is not None and has_unseen_base(self.source, self.analysis.class_facts(holder))
+        inherits = holder is not None and has_unseen_base(self.source, holder)
         return not inherits and not models.may_switch(self.tail)
 
     def _may_be_model(self, held: Object) -> bool:

@@ -214,7 +214,7 @@ class ModeAnalysis:
             return Kind(module=False)
         facts = self.class_facts(holder)
         values = [attribute.value for attribute in facts.attributes.get(place.attributes[-1], [])]
-        if has_unseen_base(self.source, facts) and not values:
+        if has_unseen_base(self.source, facts.node) and not values:
             return Kind(module=False)
         return self.common_kind([self.construction_kind(value) for value in values if not is_none(value)])
 

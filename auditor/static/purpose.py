@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from auditor.static.dependence import has_unseen_base
 from auditor.static.mode_objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
 from auditor.static.tree import walk_scope
 
@@ -128,14 +129,10 @@ class Purposes:
         """Whether the call stands in a class that inherits from code that is not seen and may set modes itself."""
         for call in path:
             owner = self.source.class_of(call)
-            if owner is not None and not self.source.module_class(owner):
-                for base in owner.bases:
-                    name = tail_of(base)
-                    if (
-                        name not in ("object", "ABC", "Generic", "Protocol")
-                        and name not in self.source.names.definitions
-                    ):
-                        return True
+            if owner is None or self.source.module_class(owner):
+                continue
+            if has_unseen_base(self.source, owner):
+                return True
         return False
 
     def _has_other_purpose(self, path: Sequence[ast.Call], model_call: ModelCall) -> bool:

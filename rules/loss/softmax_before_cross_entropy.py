@@ -110,7 +110,7 @@ def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
     "remove the softmax",
     applicability="unsafe",
     keeps=[parameters(), ranking(mode="eval")],
-    gains=[loss_floor(), repeatable(mode="eval", idempotent=True)],
+    gains=[loss_floor(mode="eval"), repeatable(mode="eval", idempotent=True)],
 )
 def hand_over_logits(source: Source, finding: Finding) -> Edit | None:
     """The softmax's input in its place; an `nn.Identity` for a layer of a Sequential, so that no layer changes name."""
