@@ -73,7 +73,22 @@ _MODULES = {
         "rms_norm",
         "rms_norm_outside",
     ),
-    "propagation": ("Layer", "Signal", "padding_loss", "propagate", "second_moment", "slope_moment", "tolerance"),
+    "propagation": (
+        "Layer",
+        "Signal",
+        "attended_moment",
+        "dropped_moment",
+        "normalised_moment",
+        "padding_loss",
+        "paired_moment",
+        "pooled_relu_moment",
+        "propagate",
+        "propagate_correlation",
+        "residual_moment",
+        "second_moment",
+        "slope_moment",
+        "tolerance",
+    ),
     "scheme": ("SCHEMES", "Initialised", "LayerFacts", "LayerUse", "initialize", "module_facts"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -36,8 +36,8 @@ def batch_norm_training(
     count = x.numel() // x.shape[1]
     if count < 2:
         raise ValueError(f"one value per channel, {tuple(x.shape)}, has no variance")
-    mean = x.mean(axes).detach()
-    unbiased = x.detach().var(axes, correction=1)
+    mean = x.detach().to(running_mean.dtype).mean(axes)
+    unbiased = x.detach().to(running_var.dtype).var(axes, correction=1)
     share = 1.0 / (batches + 1) if momentum is None else momentum
     return (
         batch_norm(x, weight, bias, epsilon),
@@ -55,10 +55,12 @@ def batch_norm_evaluation(
     epsilon: float = 1e-5,
 ) -> Tensor:
     """(x − running_mean) / √(running_var + ε) · γ + β: a fixed affine map for each channel; x (N, C, …), any N."""
+    scale = (running_var + epsilon).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale
     columns = [1, -1, *[1] * (x.dim() - 2)]
-    normed = (x - running_mean.reshape(columns)) * (running_var + epsilon).rsqrt().reshape(columns)
-    normed = normed if weight is None else normed * weight.reshape(columns)
-    return normed if bias is None else normed + bias.reshape(columns)
+    y = x * scale.reshape(columns) + (shift if bias is None else shift + bias).reshape(columns)
+    return y.to(x.dtype)
 
 
 def start_share(batches: int, momentum: float = 0.1) -> float:

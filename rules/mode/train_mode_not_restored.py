@@ -2,7 +2,8 @@
 
 ## What it finds
 A training loop in which the model is put in eval mode, directly or by a function that the loop calls, and nothing puts
-it back in train mode before its next training step.
+it back in train mode before its next training step. A warning where it cannot be seen whether the model's layers
+depend on the mode; silent where they surely do not.
 
 ## Why it matters
 From the second round on, Dropout no longer drops and BatchNorm normalises with frozen running statistics. Training

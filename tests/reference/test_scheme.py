@@ -26,7 +26,7 @@ def facts(model: nn.Module, **known: dict[str, Any]) -> list[LayerUse]:
 
 def has_std(weight: Tensor, std: float) -> bool:
     """Normal with mean 0 and this standard deviation."""
-    return abs(float(weight.double().square().mean()) / std**2 - 1) < Z * math.sqrt(2 / weight.numel())
+    return abs(float(weight.detach().double().square().mean()) / std**2 - 1) < Z * math.sqrt(2 / weight.numel())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,9 @@ def test_recurrent_layers(kind: type[nn.RNNBase]) -> None:
     gates = len(model.weight_hh_l0) // 8
     for block in model.weight_hh_l1_reverse.detach().chunk(gates):
         torch.testing.assert_close(block @ block.T, torch.eye(8), rtol=0, atol=1e-5)
-    biases = sum(float(parameter.sum()) for name, parameter in model.named_parameters() if name.startswith("bias"))
+    biases = sum(
+        float(parameter.detach().sum()) for name, parameter in model.named_parameters() if name.startswith("bias")
+    )
     assert biases == (4 * 8 if kind is nn.LSTM else 0)
     if kind is nn.LSTM:
         assert torch.equal(model.bias_ih_l0[8:16], torch.ones(8))
