@@ -62,7 +62,8 @@ class DigitNet(nn.Module):
 
 def evaluate(model, images, labels):
     with torch.no_grad():
-        return (model(images).argmax(dim=1) == labels).float().mean().item()
+        correct = model(images).argmax(dim=1) == labels
+    return correct.float().mean().item()
 
 
 def main():

@@ -131,7 +131,7 @@ def _global_state(seed: int) -> Iterator[None]:
 # Lines ---------------------------------------------------------------------------------------------------------------
 
 
-def _constructor_caller(frame: types.FrameType | None, module: nn.Module) -> types.FrameType | None:
+def constructor_caller(frame: types.FrameType | None, module: nn.Module) -> types.FrameType | None:
     """The first frame from `frame` outwards that is not constructing `module` itself."""
     outermost = frame
     while frame is not None:
@@ -162,7 +162,7 @@ class _Recorder:
 
         @functools.wraps(original_init)
         def recorded_init(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-            caller = _constructor_caller(sys._getframe(1), module)
+            caller = constructor_caller(sys._getframe(1), module)
             recorder.modules[id(module)] = module, user_location(caller, recorder.path)
             original_init(module, *args, **kwargs)
 

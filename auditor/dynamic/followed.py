@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from auditor.dynamic.flow import WEIGHT_FUNCTIONS
 from auditor.dynamic.intent import source_at
 from auditor.finding import Location
-from auditor.static.followed import bias_position, is_plain_bias
+from auditor.static.facts.normalised import bias_position, is_plain_bias
 from auditor.static.source import HIDDEN
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import functools
 import linecache
 
 from auditor.finding import Location
-from auditor.static.gating import is_meant
+from auditor.static.facts.gating import is_meant
 from auditor.static.source import Source
 
 

@@ -76,6 +76,8 @@ def load_file(path: str, texts: Mapping[str, str]) -> types.ModuleType:
     Relative imports, sibling imports and imports from the project's root work; `__main__` blocks do not run.
     """
     file = Path(path).resolve()
+    if file.is_dir():
+        raise LoadError(Problem(path, "this is a folder", "name the files that define the models, as in `models/*.py`"))
     if not file.is_file() and str(file) not in _resolved(texts):
         raise LoadError(Problem(path, "there is no such file"))
     if file.suffix != ".py":

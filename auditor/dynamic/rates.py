@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor.finding import Location
-from auditor.static import rates as written
+from auditor.static.facts import rates as written
 from auditor.static.layers import ATTENTION, DROPOUTS, NN, RECURRENT
 from auditor.static.source import Source
 

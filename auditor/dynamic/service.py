@@ -58,6 +58,8 @@ def audit_file(
     """
     from auditor.dynamic.target import find_targets
 
+    if reason := unusable(settings.device):
+        return Audit(problems=[Problem(display(spec.partition("::")[0]), reason, "name another one with `--device`")])
     progress(f"importing {spec}")
     targets, problems = find_targets(spec, settings.targets, text=text)
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
@@ -66,6 +68,17 @@ def audit_file(
         _audit_target(target, rules, settings, inputs, found)
     found.findings = drop_symptoms(merge(found.findings), rules)
     return found
+
+
+def unusable(device: str) -> str:
+    """Why torch cannot run anything on `device` here; empty if it can."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).add_(1)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises each of them for some device
+        return f"the device {device!r} cannot be used here: {str(error).partition(chr(10))[0]}"
+    return ""
 
 
 def _audit_target(

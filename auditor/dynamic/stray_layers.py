@@ -15,15 +15,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from auditor.dynamic.build import _constructor_caller
+from auditor.dynamic.build import constructor_caller
 from auditor.dynamic.intent import source_at
 from auditor.dynamic.lines import user_location
 from auditor.dynamic.names import class_name
 from auditor.dynamic.record import ModuleWatch, cloned, eager
 from auditor.dynamic.state import preserved, seed_all
 from auditor.finding import Location
-from auditor.static.stateful import State
-from auditor.static.stray_layers import use_of
+from auditor.static.facts.stateful import State
+from auditor.static.facts.stray_layers import use_of
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -87,7 +87,7 @@ class _BuildWatch(ModuleWatch):
         original, watch = nn.Module.__init__, self
 
         def recorded(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-            caller = _constructor_caller(sys._getframe(1), module)
+            caller = constructor_caller(sys._getframe(1), module)
             original(module, *args, **kwargs)
             watch.made[module] = user_location(caller, watch.user_path)
 

@@ -71,8 +71,8 @@ class Target:
         `example_input_array`, `dummy_inputs`), inference. Raises ValueError for a bad specification, InputError when
         nothing is found.
         """
-        from auditor.dynamic.infer import from_hooks, infer
         from auditor.dynamic.inputs import parse
+        from auditor.dynamic.inputs.infer import from_hooks, infer
 
         spec = given or self.input
         if spec:

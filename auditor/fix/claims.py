@@ -38,6 +38,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "trains_at_batch_one": ("improve", "a training step on one sample is finite, and train mode agrees with eval mode"),
     "expectation": ("improve", "random layers keep their expectation: the mean output in training is the eval output"),
     "train_eval_gap": ("improve", "outputs in train mode lie closer to those in eval mode"),
+    "evaluation": ("improve", "evaluating repeats exactly and leaves the state of the model as it is"),
     "loss_floor": ("improve", "a confident model reaches a lower loss in {mode} mode"),
     "unit_variance": ("improve", "dropout keeps the mean and variance of what passes through it"),
     "statistics_error": ("improve", "running statistics lie closer to those of the data"),
@@ -238,6 +239,12 @@ def expectation(*, idempotent: bool = False) -> Claim:
 def train_eval_gap() -> Claim:
     """The relative distance between outputs in train and in eval mode becomes smaller."""
     return _claim("train_eval_gap")
+
+
+def evaluation() -> Claim:
+    """What the fix of a script gains that calls `eval()`: the model is evaluated in train mode before, and in eval
+    mode after. It fails where the mode makes no difference to this model."""
+    return _claim("evaluation")
 
 
 def loss_floor(mode: str = "train") -> Claim:

@@ -50,9 +50,14 @@ class Bench:
     """One side. Models come in their initial state, or with non-default weights that both sides share."""
 
     def __init__(
-        self, subject: Subject, weights: Callable[[nn.Module], None], moved: Mapping[str, str] | None = None
+        self,
+        subject: Subject,
+        weights: Callable[[nn.Module], None],
+        moved: Mapping[str, str] | None = None,
+        fixed: bool = False,
     ) -> None:
         self.subject = subject
+        self.fixed = fixed
         self.weights = weights
         self.moved = moved or {}
         self._initial: Trial | None = None
@@ -113,7 +118,7 @@ def benches(before: Subject, after: Subject, moved: Mapping[str, str]) -> tuple[
         perturb(source)
         transplant(source, model, moved)
 
-    return Bench(before, perturb, moved), Bench(after, share)
+    return Bench(before, perturb, moved), Bench(after, share, fixed=True)
 
 
 def _attempt(claim: Claim, bench: Bench) -> Measure | str:
@@ -139,9 +144,26 @@ def _runs(bench: Bench, claim: Claim) -> Measure:
 
 
 def _repeatable(bench: Bench, claim: Claim) -> Measure:
+    return _repeats(bench, claim.option("mode"))
+
+
+def _evaluation(bench: Bench, claim: Claim) -> Measure:
+    mode = "eval" if bench.fixed else "train"
+    model = bench.initial()
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    run(model, bench.arguments(), mode=mode)
+    changed = [
+        name for name, value in model.state_dict().items() if name in before and not _bit_equal(before[name], value)
+    ]
+    if changed:
+        return Measure(f"changes {changed[0]}", False)
+    return _repeats(bench, mode)
+
+
+def _repeats(bench: Bench, mode: str) -> Measure:
     """The state of the generators is the exact test; two seeds show whether the numbers reach the output."""
     outputs = []
-    model = bench.initial().train(claim.option("mode") == "train")
+    model = bench.initial().train(mode == "train")
     for seed in (1, 2):
         args, kwargs = bench.arguments()
         seed_all(seed)
@@ -149,7 +171,7 @@ def _repeatable(bench: Bench, claim: Claim) -> Measure:
         with torch.no_grad():
             model(*args, **kwargs)
         moved = state.changed()
-        outputs.append(run(bench.initial(), bench.arguments(), mode=claim.option("mode"), seed=seed).outputs)
+        outputs.append(run(bench.initial(), bench.arguments(), mode=mode, seed=seed).outputs)
     if moved:
         return Measure(f"draws random numbers ({', '.join(moved)})", False)
     first, second = outputs
@@ -616,6 +638,7 @@ _MEASURES: dict[str, Callable[[Bench, Claim], Measure]] = {
     "train_eval_gap": _train_eval_gap,
     "loss_floor": _loss_floor,
     "unit_variance": _unit_variance,
+    "evaluation": _evaluation,
     "statistics_untouched": _statistics_untouched,
     "statistics_error": _statistics_error,
     "samples_independent": _samples_independent,

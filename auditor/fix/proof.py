@@ -37,6 +37,8 @@ class Prover:
 
     def judge(self, before: str, after: str, group: Sequence[Finding]) -> Verdict:
         """All claims of all fixes of `group`, made together, on every model concerned."""
+        if before == after:
+            return Verdict("the fix changes nothing")
         source = Source(self.path, before)
         concerned = {id(finding): self._models(finding, source) for finding in group}
         proofs = {
@@ -60,8 +62,8 @@ class Prover:
         known = [record["name"] for record in self.records]
         if finding.models:
             return [name for name in known if name in finding.models]
-        around = source.classes_around(finding.location.row)
-        if not around:
+        around = [name for name in source.classes_around(finding.location.row) if source.module_class(name)]
+        if not around:  # a script, a training class: it concerns whatever model the file has
             return known
         return [record["name"] for record in self.records if set(around) & set(record["classes"])]
 

@@ -1,8 +1,8 @@
 """Normalisations in plain tensor operations, as their papers define them, and the size of their groups.
 
 Nothing here imports torch: the functions work on the tensors they are given, and return the shape, dtype and device of
-`x`. Training and evaluation are the same, except for BatchNorm (`batch_statistics`). As in torch, tensors of 16 bits are
-normalised in single precision.
+`x`. Training and evaluation are the same, except for BatchNorm (`batch_statistics`). As in torch, tensors of 16 bits
+are normalised in single precision.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def group_norm(
 def rms_norm_outside(x: torch.Tensor, weight: torch.Tensor | None = None, epsilon: float = 1e-8) -> torch.Tensor:
     """Counter-example: x / (√(mean(x²)) + ε) · γ, with ε outside the root.
 
-    In half precision 1e-8 rounds to 0, so that a row of zeros becomes NaN, as do its gradients (the root's slope at 0 is
-    infinite in any precision); in float32 the gradient at 0 is 1/ε = 1e8 where `rms_norm` has 1/√ε = 1e3. Equal to
+    In half precision 1e-8 rounds to 0, so that a row of zeros becomes NaN, as do its gradients (the root's slope at 0
+    is infinite in any precision); in float32 the gradient at 0 is 1/ε = 1e8 where `rms_norm` has 1/√ε = 1e3. Equal to
     `rms_norm` with ε² (to 1e-5 for rows of rms above 1e-3 and ε = 1e-8), not with ε.
     """
     normed = x / (x.square().mean(-1, keepdim=True).sqrt() + epsilon)

@@ -208,13 +208,12 @@ def summary(report: Report) -> str:
     """One line: what was found, what was fixed, what could be."""
     found = Counter(finding.severity for finding in report.findings)
     parts = [_plural(found[level], str(level)) for level in sorted(Severity, reverse=True) if found[level]]
-    text = "Found " + ", ".join(parts) if parts else "All checks passed"
+    clean = "Nothing was found" if report.problems else "All checks passed"
+    text = "Found " + ", ".join(parts) if parts else clean
     text += f" in {_plural(report.files, 'file')}" if report.files else ""
     if report.fixed:
         text += f"; {_plural(len(report.fixed), 'fix', 'fixes')} written"
-    fixable = sum(1 for finding in report.findings if finding.fix)
-    if fixable:
-        text += f"; {fixable} fixable with `--fix`"
+    text += _fixable(report.findings)
     if report.silenced:
         text += f"; {len(report.silenced)} silenced by comments"
     if report.known:
@@ -224,6 +223,13 @@ def summary(report: Report) -> str:
     if report.problems:
         text += f"; {_plural(len(report.problems), 'problem')} kept something from being checked"
     return text + "."
+
+
+def _fixable(findings: Iterable[Finding]) -> str:
+    counted = Counter(str(finding.fix.applicability) for finding in findings if finding.fix)
+    options = {"safe": "`--fix`", "unsafe": "`--fix --unsafe-fixes`"}
+    parts = [f"{counted[kind]} fixable with {option}" for kind, option in options.items() if counted[kind]]
+    return "".join(f"; {part}" for part in parts)
 
 
 def _plural(count: int, one: str, many: str = "") -> str:

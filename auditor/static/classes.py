@@ -8,17 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from auditor.static.layers import (
-    ACTIVATIONS,
-    ATTENTION,
-    BATCH_NORMS,
-    CONTAINERS,
-    DROPOUTS,
-    INSTANCE_NORMS,
-    MODULE_BASES,
-    RECURRENT,
-    TRANSFORMERS,
-)
+from auditor.static.layers import MODULE_BASES
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
@@ -94,16 +84,8 @@ class ModuleClass:
         return found
 
     @property
-    def has_unknown_base(self) -> bool:
-        """Whether it inherits from something this file does not define and torch does not provide."""
-        for facts in (self, *self.ancestors):
-            for names in facts.bases:
-                if not names:
-                    return True
-                for name in names:
-                    if name != "object" and name != "torch.nn.Module" and not self.source.module_class(name):
-                        return True
-        return False
+    def has_unseen_base(self) -> bool:
+        return has_unseen_base(self.source, self.node)
 
     def method(self, name: str) -> Function | None:
         """The method that a call of `self.name` reaches, also an inherited one of this file."""
@@ -166,28 +148,6 @@ class ModuleClass:
         return [call for call in inner if self.source.layer_kind(call)]
 
     @cached_property
-    def mode_dependent(self) -> bool | None:
-        """Whether eval() changes what the model computes: True if it provably does, False if it provably does not,
-        None if it holds something unknown."""
-        return self._mode_dependence(frozenset())
-
-    def _mode_dependence(self, seen: frozenset[str]) -> bool | None:
-        if self.name in seen:
-            return False
-        seen |= {self.name}
-        unknown = self.has_unknown_base
-        for facts in (self, *self.ancestors):
-            if facts.reads_training:
-                return True
-            for assignments in facts.own_attributes.values():
-                for attribute in assignments:
-                    depends = self._value_dependence(attribute.value, seen)
-                    if depends:
-                        return True
-                    unknown = unknown or depends is None
-        return None if unknown else False
-
-    @cached_property
     def reads_training(self) -> bool:
         """Whether a method of its own looks at `self.training`."""
         return any(
@@ -200,60 +160,22 @@ class ModuleClass:
             for node in walk_scope(method)
         )
 
-    def _value_dependence(self, value: ast.expr, seen: frozenset[str]) -> bool | None:
-        unknown = False
-        for node in ast.walk(value):
-            if not isinstance(node, ast.Call):
-                continue
-            kind = self.source.layer_kind(node)
-            depends = layer_mode_dependence(self.source, node, kind)
-            local = self.source.module_class(kind) if kind and "." not in kind else None
-            if local is not None:
-                depends = local._mode_dependence(seen)
-            if depends:
+
+_HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})
+
+
+def has_unseen_base(source: Source, node: ast.ClassDef, depth: int = 10) -> bool:
+    """Whether a class inherits from something that neither this file nor torch.nn nor Python itself defines."""
+    for base in node.bases:
+        plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+        names = source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
+        for name in names:
+            parents = [item for item in source.names.definitions.get(name, []) if isinstance(item, ast.ClassDef)]
+            if any(parent is not node and depth and has_unseen_base(source, parent, depth - 1) for parent in parents):
                 return True
-            unknown = unknown or depends is None
-        return None if unknown else False
-
-
-def layer_mode_dependence(source: Source, call: ast.Call, kind: str) -> bool | None:
-    """Whether the layer that `call` builds computes differently in train and eval mode; None if unknown."""
-    tail = kind.rpartition(".")[2]
-    if kind in BATCH_NORMS:
-        return source.constant(source.argument(call, "track_running_stats"), default=True) is not False
-    if kind in DROPOUTS:
-        return _positive(source, call, "p", 0, 0.5)
-    if kind in INSTANCE_NORMS:
-        return source.constant(source.argument(call, "track_running_stats", 4)) is True
-    if kind in RECURRENT:
-        return _positive(source, call, "dropout", 6 if kind == "torch.nn.RNN" else 5, 0.0)
-    if kind in ATTENTION:
-        return _positive(source, call, "dropout", 2, 0.0)
-    if kind in TRANSFORMERS:
-        return (
-            None if tail in ("TransformerEncoder", "TransformerDecoder") else _positive(source, call, "dropout", 3, 0.1)
-        )
-    if kind == "torch.nn.RReLU":
-        return True
-    if kind.startswith("torch.nn.") or kind in ACTIVATIONS | CONTAINERS:
-        return False
-    names = source.resolve(call.func)
-    if any(name.startswith(("timm.layers.DropPath", "timm.models.layers.DropPath")) for name in names):
-        return True
-    harmless = ("torch.", "math.", "numpy.", "functools.partial")
-    builtin = isinstance(call.func, ast.Name) and call.func.id in _BUILTINS
-    return False if builtin or (names and all(name.startswith(harmless) for name in names)) else None
-
-
-_BUILTINS = {"range", "len", "int", "float", "list", "tuple", "dict", "zip", "enumerate", "max", "min", "sum", "str",
-             "round", "abs", "sorted", "reversed", "set", "bool", "super", "isinstance", "getattr"}  # fmt: skip
-
-
-def _positive(source: Source, call: ast.Call, name: str, position: int, default: float) -> bool | None:
-    """Whether a rate is above zero: True for a known positive one, False for zero, None if it cannot be known."""
-    argument = source.argument(call, name, position)
-    value = default if argument is None else source.constant(argument)
-    return value > 0 if isinstance(value, (int, float)) else None
+            if not parents and name not in _HARMLESS_BASES and not name.startswith("torch.nn."):
+                return True
+    return False
 
 
 def _is_module_name(name: str) -> bool:

@@ -86,26 +86,27 @@ def binding(source: Source, name: ast.Name) -> ast.expr | None:
     default of a parameter that is never assigned; None when there is no such thing."""
     for scope in (*source.tree.ancestors(name),):
         if isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            is_parameter, default = _parameter(scope, name.id)
-            stores = [store for store in source.names.stores(name.id) if _scope(source, store) is scope]
+            is_parameter, default = parameter_default(scope, name.id)
+            stores = [store for store in source.names.stores(name.id) if enclosing_scope(source, store) is scope]
             if is_parameter:
                 return None if stores else default
             if stores:
                 return _assigned_value(source, stores)
         elif isinstance(scope, ast.Module):
-            stores = [store for store in source.names.stores(name.id) if _scope(source, store) is scope]
+            stores = [store for store in source.names.stores(name.id) if enclosing_scope(source, store) is scope]
             return _assigned_value(source, stores)
     return None
 
 
-def _scope(source: Source, node: ast.AST) -> ast.AST | None:
+def enclosing_scope(source: Source, node: ast.AST) -> ast.AST | None:
+    """The innermost function, class or module around `node`."""
     for above in source.tree.ancestors(node):
         if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.Module, ast.ClassDef)):
             return above
     return None
 
 
-def _parameter(
+def parameter_default(
     function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, name: str
 ) -> tuple[bool, ast.expr | None]:
     """Whether `function` has a parameter called `name`, and its default."""

@@ -42,7 +42,7 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, train_eval_gap
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.rates import Rate, is_literal, rates
+from auditor.static.facts.rates import Rate, is_literal, rates
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

@@ -54,8 +54,8 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import expectation, outputs, parameters
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
-from auditor.static.gating import gated
-from auditor.static.masks import Mask, masks
+from auditor.static.facts.gating import gated
+from auditor.static.facts.masks import Mask, masks
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

@@ -54,8 +54,8 @@ from auditor.fix.claims import outputs, parameters, train_eval_gap
 from auditor.fix.edit import Edit, replace
 from auditor.reference.dropout import advised_range, effective_rate, noise_to_signal
 from auditor.rule import Category, Rule, span
+from auditor.static.facts.rates import Rate, is_literal, rates, surroundings
 from auditor.static.layers import RECURRENT
-from auditor.static.rates import Rate, is_literal, rates, surroundings
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

@@ -54,8 +54,8 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import alive, parameters, repeatable, symmetry_broken
 from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule, span
+from auditor.static.facts.initial_signal import equal_pairs, reinitialised
 from auditor.static.source import Source
-from auditor.static.starts import equal_pairs, reinitialised
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture

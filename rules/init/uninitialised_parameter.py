@@ -46,8 +46,8 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import deterministic_construction, parameters, repeatable
 from auditor.fix.edit import Edit, add_import, insert_after, replace
 from auditor.rule import Category, Rule
-from auditor.static.bare import Bare, bare_parameters, is_written, may_be_filled
-from auditor.static.initialisers import spelled
+from auditor.static.facts.initialisers import spelled
+from auditor.static.facts.uninitialised import Bare, bare_parameters, is_written, may_be_filled
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

@@ -57,8 +57,8 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import alive, head_rms, parameters, repeatable
 from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule
+from auditor.static.facts.initial_signal import predictions, reinitialised
 from auditor.static.source import Source
-from auditor.static.starts import predictions, reinitialised
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture

@@ -37,9 +37,9 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import loss_floor, parameters, ranking, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.endings import Ending, applications
+from auditor.static.facts.endings import Ending, applications
+from auditor.static.facts.values import RESHAPING, held, producers
 from auditor.static.source import Source
-from auditor.static.values import RESHAPING, held, producers
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture, NodeFacts

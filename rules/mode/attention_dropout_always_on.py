@@ -48,7 +48,7 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.gating import Rate, follows_mode, is_meant, rate_in_eval, runs_in_eval, switched_off
+from auditor.static.facts.gating import Rate, follows_mode, is_meant, rate_in_eval, runs_in_eval, switched_off
 from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:

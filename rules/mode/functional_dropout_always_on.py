@@ -39,7 +39,7 @@ from auditor.finding import Finding, Location, Severity
 from auditor.fix.claims import outputs, parameters, repeatable
 from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
-from auditor.static.gating import Rate, is_meant, is_method, rate_in_eval, runs_in_eval, switched_off
+from auditor.static.facts.gating import Rate, is_meant, is_method, rate_in_eval, runs_in_eval, switched_off
 from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:

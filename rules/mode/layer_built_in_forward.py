@@ -42,10 +42,10 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import parameters, repeatable, shapes, state_dict_keys
 from auditor.fix.edit import Edit, insert_after, replace
 from auditor.rule import Category, Rule
-from auditor.static.gating import is_global, is_meant
+from auditor.static.facts.gating import is_global, is_meant
+from auditor.static.facts.stateful import State
+from auditor.static.facts.stray_layers import Built, built_in_forward
 from auditor.static.source import Source
-from auditor.static.stateful import State
-from auditor.static.stray_layers import Built, built_in_forward
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture

@@ -65,10 +65,10 @@ import ast
 from collections.abc import Iterator
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import outputs, parameters, state_dict_keys
+from auditor.fix.claims import evaluation, outputs, parameters, state_dict_keys
 from auditor.fix.edit import Edit, insert_after, insert_before
 from auditor.rule import Category, Rule, span
-from auditor.static.mode_paths import Evaluated, mode_paths
+from auditor.static.modes.paths import Evaluated, mode_paths
 from auditor.static.source import Source
 
 rule = Rule(
@@ -106,6 +106,7 @@ def _notes(found: Evaluated) -> Iterator[Note]:
     "call `eval()` before the evaluation",
     applicability="unsafe",
     keeps=[parameters(), state_dict_keys(), outputs(mode="eval")],
+    gains=[evaluation()],
 )
 def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None:
     site = source.node_at(finding.location, ast.Call)

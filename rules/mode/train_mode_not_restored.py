@@ -51,7 +51,7 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters, state_dict_keys
 from auditor.fix.edit import Edit, insert_before
 from auditor.rule import Category, Rule, span
-from auditor.static.mode_paths import Trained, mode_paths
+from auditor.static.modes.paths import Trained, mode_paths
 from auditor.static.source import Source
 
 rule = Rule(

@@ -40,14 +40,14 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters, registered
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.initialisers import spelled
+from auditor.static.facts.initialisers import spelled
+from auditor.static.facts.stateful import State
+from auditor.static.facts.stray_layers import kept_in_containers
 from auditor.static.source import Source
-from auditor.static.stateful import State
-from auditor.static.stray_layers import kept_in_containers
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
-    from auditor.static.stray_layers import Kept
+    from auditor.static.facts.stray_layers import Kept
 
 rule = Rule(
     __name__,

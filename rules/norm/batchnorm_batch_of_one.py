@@ -58,9 +58,9 @@ from auditor.fix.claims import parameters, repeatable, shapes, trains_at_batch_o
 from auditor.fix.edit import Edit
 from auditor.reference.normalization import group_count
 from auditor.rule import Category, Rule, span
-from auditor.static.batches import TrainingCall, batch_size, training_calls
+from auditor.static.facts.batches import TrainingCall, batch_size, training_calls
+from auditor.static.facts.replacements import without_batch
 from auditor.static.layers import BATCH_NORMS
-from auditor.static.replacements import without_batch
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs
 from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
-from auditor.static.followed import Followed, bias_position, followed_by_norm, is_plain_bias
+from auditor.static.facts.normalised import Followed, bias_position, followed_by_norm, is_plain_bias
 from auditor.static.source import Source
 
 if TYPE_CHECKING:

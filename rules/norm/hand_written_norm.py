@@ -54,9 +54,9 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import ROWS, gradients, outputs, parameters, state_dict_keys
 from auditor.fix.edit import Edit, remove, replace
 from auditor.rule import Category, Rule
-from auditor.static.norms import hand_written_norm
+from auditor.static.facts.arithmetic import hand_written_norm
+from auditor.static.facts.spelling import spelled
 from auditor.static.source import Source
-from auditor.static.spelling import spelled
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from auditor.dynamic.guesses import first_weighted
-from auditor.dynamic.infer import from_hooks, infer
 from auditor.dynamic.inputs import InputError, Inputs, Leaf, describe, from_tensors, parse
+from auditor.dynamic.inputs.guesses import first_weighted
+from auditor.dynamic.inputs.infer import from_hooks, infer
 
 # Specifications ------------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,18 @@ def test_normalises_with_the_biased_variance_and_stores_the_unbiased_one() -> No
     assert var.item() == 2.0
 
 
+def test_statistics_of_half_precision_stay_single() -> None:
+    bn, x = layer((8, 4), torch.float32, 0.1), 300 * torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+    half = x.bfloat16()
+    y, mean, var = batch_norm_training(half, bn.running_mean, bn.running_var, bn.weight, bn.bias, epsilon=bn.eps)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, bn(half), rtol=0.02, atol=0.02)
+    torch.testing.assert_close((mean, var), (bn.running_mean, bn.running_var), rtol=1e-4, atol=1e-4)
+    y = batch_norm_evaluation(half, mean, var, bn.weight, bn.bias, bn.eps)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, bn.eval()(half), rtol=0.02, atol=0.02)
+
+
 def test_one_value_per_channel_is_refused() -> None:
     zeros = torch.zeros(3)
     with pytest.raises(ValueError, match="no variance"):

@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from auditor.finding import Location
+from auditor.static.modes.dependence import class_dependence
 from auditor.static.source import HIDDEN, Source
 
 
@@ -165,7 +166,7 @@ def test_module_classes() -> None:
 
 def test_mode_dependence() -> None:
     read = source(CLASSES)
-    assert {facts.name: facts.mode_dependent for facts in read.module_classes} == {
+    assert {facts.name: class_dependence(read, facts) for facts in read.module_classes} == {
         "Net": True, "Child": True, "Plain": False, "Mystery": None,
     }  # fmt: skip
 
@@ -189,7 +190,7 @@ def test_node_at_finds_ranges_and_rows() -> None:
 
 def test_a_closed_source_frees_its_tree_without_the_garbage_collector() -> None:
     read = source(CLASSES)
-    assert [facts.mode_dependent for facts in read.module_classes]
+    assert [class_dependence(read, facts) for facts in read.module_classes]
     net = read.module_class("Net")
     assert net is not None
     root = weakref.ref(read.tree.root)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from auditor.static.dependence import has_unseen_base
-from auditor.static.mode_objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
+from auditor.static.classes import has_unseen_base
+from auditor.static.modes.objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:

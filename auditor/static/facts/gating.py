@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from auditor.static.constants import _parameter as parameter_of
-from auditor.static.constants import _scope as enclosing_scope
+from auditor.static.constants import enclosing_scope, parameter_default
 from auditor.static.source import HIDDEN
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _is_flag(source: Source, test: ast.expr, function: Function) -> bool:
     if isinstance(test, ast.UnaryOp):
         return _is_flag(source, test.operand, function)
     if isinstance(test, ast.Name):
-        return parameter_of(function, test.id)[0]
+        return parameter_default(function, test.id)[0]
     match test:
         case ast.Attribute(value=ast.Name(id="self"), attr=attr):
             owner = source.class_of(test)
@@ -240,7 +239,7 @@ def is_global(source: Source, name: ast.Name) -> bool:
     stores = source.names.stores(name.id)
     for above in source.tree.ancestors(name):
         if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef)) and (
-            parameter_of(above, name.id)[0] or any(enclosing_scope(source, store) is above for store in stores)
+            parameter_default(above, name.id)[0] or any(enclosing_scope(source, store) is above for store in stores)
         ):
             return False
     return any(isinstance(enclosing_scope(source, store), ast.Module) for store in stores)
@@ -273,7 +272,7 @@ def rate_in_eval(source: Source, expression: ast.expr, depth: int = _DEPTH) -> t
 def _variable_in_eval(source: Source, name: ast.Name, depth: int) -> tuple[Rate, tuple[ast.expr, ...]]:
     function = source.function_of(name)
     stores = [store for store in source.names.stores(name.id) if source.function_of(store) is function]
-    if function is not None and parameter_of(function, name.id)[0]:
+    if function is not None and parameter_default(function, name.id)[0]:
         return (Rate.UNKNOWN, ()) if stores or not depth else _parameter_in_eval(source, function, name.id, depth)
     if function is not None and not stores:
         function = None
@@ -295,7 +294,7 @@ def _parameter_in_eval(source: Source, function: Function, name: str, depth: int
     """The rates that calls in this file pass as the parameter `name`."""
     positional = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
     index = positional.index(name) - is_method(source, function) if name in positional else None
-    default = parameter_of(function, name)[1]
+    default = parameter_default(function, name)[1]
     found: list[tuple[Rate, tuple[ast.expr, ...]]] = []
     for site in call_sites(source, function):
         given = source.argument(site, name, index)

@@ -1,4 +1,4 @@
-"""Statements and expressions of one function, run over states of mode_objects.py. See modes.py for the whole."""
+"""Statements and expressions of one function, run over states of objects.py. See analysis.py for the whole."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.static import models
-from auditor.static.mode_calls import CallVisit
-from auditor.static.mode_objects import (
+from auditor.static.modes import libraries
+from auditor.static.modes.calls import CallVisit
+from auditor.static.modes.objects import (
     DEPTH,
     EVAL,
     NOT_KNOWN,
@@ -37,7 +37,7 @@ from auditor.static.mode_objects import (
 )
 
 if TYPE_CHECKING:
-    from auditor.static.modes import ModeAnalysis
+    from auditor.static.modes.analysis import ModeAnalysis
 
 _PASSES = 3  # over a loop's body: first iteration, second iteration, and what that one adds
 _CALLS = 96  # model calls that one function's summary holds at most
@@ -291,7 +291,7 @@ class Interpreter:
         if not isinstance(call, ast.Call):
             return [], []
         names, tail = self.source.resolve(call.func), tail_of(call.func)
-        if tail in models.HARMLESS_METHODS or (names and all(name.startswith("torch.") for name in names)):
+        if tail in libraries.HARMLESS_METHODS or (names and all(name.startswith("torch.") for name in names)):
             return [], []
         arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
         receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.static.classes import ModuleClass
-from auditor.static.models import CHAINING, is_wrapper
+from auditor.static.modes.libraries import CHAINING, is_wrapper
 
 if TYPE_CHECKING:
     from auditor.static.source import Function, Source

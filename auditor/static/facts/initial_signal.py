@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.reference import propagation
-from auditor.static.chains import Chain, Link, chains, unrolled
-from auditor.static.initialisers import INIT, Event, Initialisers, Write, spelled, write_of
+from auditor.static.facts.chains import Chain, Link, chains, unrolled
+from auditor.static.facts.initialisers import INIT, Event, Initialisers, Write, spelled, write_of
 from auditor.static.layers import CONVS, LINEARS, NN, PARAMETRIC, WEIGHTED
 
 if TYPE_CHECKING:

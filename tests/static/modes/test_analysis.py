@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from auditor.fix.engine import fix_text
-from auditor.static.modes import modes_of
+from auditor.static.modes.analysis import modes_of
 from auditor.static.source import Source
 from tests.fixtures import BY_CODE, ROOT
 

@@ -762,7 +762,7 @@ class Initialisers:
 
     def start(self, layer: ast.Call, tensor: str = "weight") -> tuple[Distribution, Write | None]:
         """What `tensor` of the layer constructed by `layer` holds at the start, and the write that put it there."""
-        start: tuple[Distribution, Write | None] = (UNKNOWN if self.facts.has_unknown_base else DEFAULT, None)
+        start: tuple[Distribution, Write | None] = (UNKNOWN if self.facts.has_unseen_base else DEFAULT, None)
         kind = self.source.layer_kind(layer)
         below = self._constructions | {call for call in self.source.tree.ancestors(layer) if isinstance(call, ast.Call)}
         for event in self.events:

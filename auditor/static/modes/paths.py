@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-from auditor.static.mode_objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
-from auditor.static.modes import modes_of
-from auditor.static.purpose import LOOPS, Loop, Purposes
+from auditor.static.modes.analysis import modes_of
+from auditor.static.modes.objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
+from auditor.static.modes.purpose import LOOPS, Loop, Purposes
 
 if TYPE_CHECKING:
     from auditor.static.source import Source

@@ -1,4 +1,4 @@
-"""Calls, evaluated over states of mode_objects.py: mode switches, constructions, functions of the file and others."""
+"""Calls, evaluated over states of objects.py: mode switches, constructions, functions of the file and others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.static import models
-from auditor.static.dependence import has_unseen_base
-from auditor.static.mode_objects import (
+from auditor.static.classes import has_unseen_base
+from auditor.static.modes import libraries
+from auditor.static.modes.objects import (
     DEPTH,
     ENTRY,
     EVAL,
@@ -37,7 +37,7 @@ from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
-    from auditor.static.mode_statements import Interpreter
+    from auditor.static.modes.statements import Interpreter
 
 _MODE_FUNCTIONS = frozenset({"torch.nn.Module.train", "torch.nn.Module.eval"})
 _TRACERS = frozenset({"torch.jit.trace", "torch.jit.trace_module"})
@@ -96,7 +96,7 @@ class CallVisit:
                 return self._apply(definition, None)
             if not self.names and func.id == "super":
                 return self.interpreter.name("self", self.state)
-            if not self.names and func.id not in models.BUILTINS:
+            if not self.names and func.id not in libraries.BUILTINS:
                 callee = self.interpreter.name(func.id, self.state)
                 if callee:
                     return self._called(callee)
@@ -106,7 +106,7 @@ class CallVisit:
         first = self.positional[0] if self.positional else NOTHING
         if self.names & _MODE_FUNCTIONS and first:
             return self._switch(first, self.tail, self.node.args[1:])
-        if models.is_wrapper(self.names, self.tail) and first:
+        if libraries.is_wrapper(self.names, self.tail) and first:
             return first
         if self.names & {"copy.deepcopy", "copy.copy"} or (not self.names and self.tail == "deepcopy"):
             return self._clone(first)
@@ -117,11 +117,15 @@ class CallVisit:
         kind = self.analysis.call_kind(self.node)
         if kind.module:
             return self._module(kind)
-        if models.is_loader(self.names):
+        if libraries.is_loader(self.names):
             return frozenset({Place(self.node, "")})
         if self.tail == "from_pretrained":
             return self._loaded()
-        if self.names and all(name.startswith("torch.") for name in self.names) and models.is_harmless(self.names, ""):
+        if (
+            self.names
+            and all(name.startswith("torch.") for name in self.names)
+            and libraries.is_harmless(self.names, "")
+        ):
             self._callbacks()
             return NOTHING
         return self._unseen(NOTHING)
@@ -151,7 +155,7 @@ class CallVisit:
         self.analysis.remember(self.node, self.analysis.class_kind(definition))
         facts = self.analysis.class_facts(definition)
         if self.source.module_class(definition):
-            fresh = not has_unseen_base(self.source, facts.node) and not _switches_itself(facts)
+            fresh = not facts.has_unseen_base and not _switches_itself(facts)
             setting = Setting(TRAIN if fresh else UNKNOWN, self.node, built=True)
             self.state.modes[built] = frozenset({setting})
         start = self.analysis.method(definition, "__init__")
@@ -159,7 +163,7 @@ class CallVisit:
             self._apply(start, frozenset({built}))
         elif self.given:
             self.interpreter.forget(self.given, self.state, self.node)
-        if has_unseen_base(self.source, facts.node) and not self.source.module_class(definition):
+        if facts.has_unseen_base and not self.source.module_class(definition):
             self.interpreter.forget(self.given, self.state, self.node)
         return frozenset({built})
 
@@ -180,9 +184,9 @@ class CallVisit:
             return known
         if self.tail in ("train", "eval") and self._looks_like_switch():
             return self._switch(receivers, self.tail, self.node.args or [k.value for k in self.node.keywords])
-        if self.tail in models.CHAINING:
+        if self.tail in libraries.CHAINING:
             return receivers
-        if self.tail in models.SUBMODULES:
+        if self.tail in libraries.SUBMODULES:
             return frozenset(Part(held) for held in receivers if isinstance(held, (Place, Built)))
         if self.tail == "forward":
             return self._called(receivers)
@@ -191,7 +195,7 @@ class CallVisit:
             return receivers
         if self.tail == "from_pretrained":
             return self._loaded()
-        if self.tail in models.HARMLESS_METHODS:
+        if self.tail in libraries.HARMLESS_METHODS:
             self._callbacks()
             if self.tail in ("append", "extend", "update"):
                 for held in receivers:
@@ -217,7 +221,7 @@ class CallVisit:
         """Whether a method that is not seen very likely leaves its receiver's mode alone, judging by its name."""
         holder = self.analysis.kind(receiver).node if isinstance(receiver, (Place, Built)) else None
         inherits = holder is not None and has_unseen_base(self.source, holder)
-        return not inherits and not models.may_switch(self.tail)
+        return not inherits and not libraries.may_switch(self.tail)
 
     def _may_be_model(self, held: Object) -> bool:
         """Whether an attribute that is called may be a model (`self.net(x)`) rather than a method."""
@@ -332,7 +336,7 @@ class CallVisit:
     def _unseen(self, receivers: Objects) -> Objects:
         """A function that is not in this file: what it is given, and what it is a method of, may change mode."""
         self._callbacks()
-        if not models.is_harmless(self.names, self.tail):
+        if not libraries.is_harmless(self.names, self.tail):
             self.interpreter.forget(self.given, self.state, self.node)
             self.interpreter.forget([held for held in receivers if not self._leaves_alone(held)], self.state, self.node)
         return frozenset({Place(self.node, "")})

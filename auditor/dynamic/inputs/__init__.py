@@ -337,6 +337,8 @@ def _leaf(text: str) -> Leaf:
     if not SHAPE.fullmatch(parts[0].lower()):
         raise ValueError(f"{parts[0]!r} is not a shape: {FORMS}" if parts[0] else f"no shape in {text!r}: {FORMS}")
     shape = () if parts[0] == "scalar" else tuple(map(int, parts[0].lower().split("x")))
+    if 0 in shape:
+        raise ValueError(f"{text!r} has a size of 0: there would be nothing to run")
     if len(parts) > 2:
         raise ValueError(f"{text!r} has too many `:`; the order is kind:shape:range")
     if len(parts) == 2:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from auditor.fix.edit import Edit, replace
-from auditor.static.batches import whole_number
+from auditor.static.facts.batches import whole_number
+from auditor.static.facts.spelling import spelled
 from auditor.static.flow import Op, children
 from auditor.static.layers import ACTIVATIONS, CONVS, DROPOUTS, LINEARS, NN
 from auditor.static.source import HIDDEN
-from auditor.static.spelling import spelled
 
 if TYPE_CHECKING:
     from auditor.static.source import Source

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from auditor.dynamic.guesses import BATCH, Facts, Guess, facts_of, first_guesses, needed
 from auditor.dynamic.inputs import InputError, Inputs, Item, Leaf, Spec, from_tensors
+from auditor.dynamic.inputs.guesses import BATCH, Facts, Guess, facts_of, first_guesses, needed
+from auditor.dynamic.inputs.repairs import by_numbers, repairs
 from auditor.dynamic.load import summary
-from auditor.dynamic.repairs import by_numbers, repairs
 from auditor.dynamic.state import preserved, seed_all
 
 TRIES = 40

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.static.values import RESHAPING
+from auditor.static.facts.values import RESHAPING
 
 if TYPE_CHECKING:
     from auditor.static.source import Function, Source

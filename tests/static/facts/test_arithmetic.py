@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from auditor.dynamic.norms import measured_norm
-from auditor.static.norms import HandWrittenNorm, hand_written_norm
+from auditor.static.facts.arithmetic import HandWrittenNorm, hand_written_norm
 from auditor.static.source import Source
 
 CLASS = """

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from auditor.static.facts.values import RESHAPING, held
 from auditor.static.flow import Op, children
-from auditor.static.values import RESHAPING, held
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass

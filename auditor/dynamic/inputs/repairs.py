@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from auditor.dynamic.guesses import Facts, Guess, choices, dictionary, numbers_of, read_keys, width_of
 from auditor.dynamic.inputs import Group, Leaf, Value
+from auditor.dynamic.inputs.guesses import Facts, Guess, choices, dictionary, numbers_of, read_keys, width_of
 
 Repair = Callable[[Guess, "re.Match[str]", Facts], Iterable[Guess]]
 

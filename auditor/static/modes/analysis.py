@@ -16,10 +16,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
-from auditor.static import models
 from auditor.static.classes import ModuleClass
-from auditor.static.dependence import class_dependence, construction_dependence, has_unseen_base, method_dependence
-from auditor.static.mode_objects import (
+from auditor.static.modes import libraries
+from auditor.static.modes.dependence import (
+    class_dependence,
+    construction_dependence,
+    method_dependence,
+)
+from auditor.static.modes.objects import (
     DEPTH,
     FUNCTIONS,
     SCOPES,
@@ -34,7 +38,7 @@ from auditor.static.mode_objects import (
     arguments,
     tail_of,
 )
-from auditor.static.mode_statements import Interpreter
+from auditor.static.modes.statements import Interpreter
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
@@ -214,7 +218,7 @@ class ModeAnalysis:
             return Kind(module=False)
         facts = self.class_facts(holder)
         values = [attribute.value for attribute in facts.attributes.get(place.attributes[-1], [])]
-        if has_unseen_base(self.source, facts.node) and not values:
+        if facts.has_unseen_base and not values:
             return Kind(module=False)
         return self.common_kind([self.construction_kind(value) for value in values if not is_none(value)])
 
@@ -283,9 +287,9 @@ class ModeAnalysis:
         variable `name` itself (`model = model.to(device)`)."""
         while isinstance(value, ast.Call):
             names, tail = self.source.resolve(value.func), tail_of(value.func)
-            if value.args and models.is_wrapper(names, tail):
+            if value.args and libraries.is_wrapper(names, tail):
                 value = value.args[0]
-            elif isinstance(value.func, ast.Attribute) and tail in models.CHAINING | {"train", "eval"} and not names:
+            elif isinstance(value.func, ast.Attribute) and tail in libraries.CHAINING | {"train", "eval"} and not names:
                 value = value.func.value
             else:
                 return self.call_kind(value)
@@ -299,9 +303,9 @@ class ModeAnalysis:
 
     def _call_kind(self, call: ast.Call) -> Kind:
         names = self.source.resolve(call.func)
-        if models.builds_library_model(names):
+        if libraries.builds_library_model(names):
             first = self.source.argument(call, "model_name", 0)
-            return Kind(True, models.library_dependence(names, self.source.constant(first)))
+            return Kind(True, libraries.library_dependence(names, self.source.constant(first)))
         if isinstance(call.func, ast.Name):
             definition = self.definition(self.source.function_of(call) or self.source.tree.root, call.func.id)
             if isinstance(definition, ast.ClassDef):

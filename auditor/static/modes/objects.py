@@ -1,4 +1,4 @@
-"""What the analysis of modes (modes.py) computes with: objects, the modes they may be in, states between statements."""
+"""What analysis.py computes with: objects, the modes they may be in, states between statements."""
 
 from __future__ import annotations
 

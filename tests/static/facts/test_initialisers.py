@@ -8,10 +8,10 @@ import textwrap
 
 import pytest
 
-from auditor.static.chains import chains, unrolled
-from auditor.static.initialisers import Initialisers, spelled, write_of
+from auditor.static.facts.chains import chains, unrolled
+from auditor.static.facts.initial_signal import equal_pairs, predictions, reference_call
+from auditor.static.facts.initialisers import Initialisers, spelled, write_of
 from auditor.static.source import Source
-from auditor.static.starts import equal_pairs, predictions, reference_call
 
 PREAMBLE = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 

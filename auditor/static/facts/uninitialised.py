@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.static.initialisers import INIT, owners, write_of
+from auditor.static.facts.initialisers import INIT, owners, write_of
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def may_be_filled(source: Source, bare: Bare) -> bool:
     if _is_packed(source, facts):
         return True
     family = {facts, *facts.ancestors, *[other for other in source.module_classes if facts in other.ancestors]}
-    if any(holder.has_unknown_base or holder.node.decorator_list for holder in family):
+    if any(holder.has_unseen_base or holder.node.decorator_list for holder in family):
         return True
     if _QUANTISED.search(facts.name) or _QUANTISED.search(source.path.rpartition("/")[2]):
         return True

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor.static.gating import call_sites, follows_mode, gated
-from auditor.static.stateful import State, state_of
+from auditor.static.facts.gating import call_sites, follows_mode, gated
+from auditor.static.facts.stateful import State, state_of
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:

@@ -5,32 +5,22 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from auditor.static.classes import Function, ModuleClass, layer_mode_dependence
-from auditor.static.models import BUILTINS, HARMLESS_METHODS
+from auditor.static.classes import Function, ModuleClass
+from auditor.static.layers import (
+    ACTIVATIONS,
+    ATTENTION,
+    BATCH_NORMS,
+    CONTAINERS,
+    DROPOUTS,
+    INSTANCE_NORMS,
+    RECURRENT,
+    TRANSFORMERS,
+)
+from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
 from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
-
-Answers = dict[str, bool | None]
-
-
-_HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})
-
-
-def has_unseen_base(source: Source, node: ast.ClassDef, depth: int = 10) -> bool:
-    """Whether a class inherits from something that neither this file nor torch.nn nor Python itself defines."""
-    for base in node.bases:
-        plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
-        names = source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
-        for name in names:
-            parents = [item for item in source.names.definitions.get(name, []) if isinstance(item, ast.ClassDef)]
-            if any(parent is not node and depth and has_unseen_base(source, parent, depth - 1) for parent in parents):
-                return True
-            if not parents and name not in _HARMLESS_BASES and not name.startswith("torch.nn."):
-                return True
-    return False
-
 
 def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = frozenset()) -> bool | None:
     """Whether eval() changes what the class computes: True only for layers that it builds without condition (or that
@@ -38,7 +28,7 @@ def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = 
     if facts.name in seen:
         return False
     seen |= {facts.name}
-    unknown = has_unseen_base(source, facts.node)
+    unknown = facts.has_unseen_base
     for owner in (facts, *facts.ancestors):
         if owner.reads_training:
             return True
@@ -60,15 +50,49 @@ def construction_dependence(source: Source, call: ast.Call, seen: frozenset[str]
     local = source.module_class(kind) if kind else None
     if local is not None:
         return class_dependence(source, local, seen)
-    depends = layer_mode_dependence(source, call, kind)
+    depends = _layer_dependence(source, call, kind)
     if depends is None and not kind and isinstance(call.func, ast.Attribute):
         owner = call.func.value
         own = isinstance(owner, ast.Name) and owner.id == "self"
         if own or isinstance(owner, ast.Call) or call.func.attr in HARMLESS_METHODS:
             return False  # a method of its own (read where it stands), of super(), or of a list of layers
-    if depends is None and isinstance(call.func, ast.Name) and call.func.id in BUILTINS:
-        return False
     return depends
+
+
+def _layer_dependence(source: Source, call: ast.Call, kind: str) -> bool | None:
+    """Whether the layer that `call` builds computes differently in train and eval mode; None if unknown."""
+    tail = kind.rpartition(".")[2]
+    if kind in BATCH_NORMS:
+        return source.constant(source.argument(call, "track_running_stats"), default=True) is not False
+    if kind in DROPOUTS:
+        return _positive(source, call, "p", 0, 0.5)
+    if kind in INSTANCE_NORMS:
+        return source.constant(source.argument(call, "track_running_stats", 4)) is True
+    if kind in RECURRENT:
+        return _positive(source, call, "dropout", 6 if kind == "torch.nn.RNN" else 5, 0.0)
+    if kind in ATTENTION:
+        return _positive(source, call, "dropout", 2, 0.0)
+    if kind in TRANSFORMERS:
+        return (
+            None if tail in ("TransformerEncoder", "TransformerDecoder") else _positive(source, call, "dropout", 3, 0.1)
+        )
+    if kind == "torch.nn.RReLU":
+        return True
+    if kind.startswith("torch.nn.") or kind in ACTIVATIONS | CONTAINERS:
+        return False
+    names = source.resolve(call.func)
+    if any(name.startswith(("timm.layers.DropPath", "timm.models.layers.DropPath")) for name in names):
+        return True
+    harmless = ("torch.", "math.", "numpy.", "functools.partial")
+    builtin = isinstance(call.func, ast.Name) and call.func.id in BUILTINS
+    return False if builtin or (names and all(name.startswith(harmless) for name in names)) else None
+
+
+def _positive(source: Source, call: ast.Call, name: str, position: int, default: float) -> bool | None:
+    """Whether a rate is above zero: True for a known positive one, False for zero, None if it cannot be known."""
+    argument = source.argument(call, name, position)
+    value = default if argument is None else source.constant(argument)
+    return value > 0 if isinstance(value, (int, float)) else None
 
 
 def method_dependence(source: Source, facts: ModuleClass, name: str, seen: frozenset[str] = frozenset()) -> bool | None:

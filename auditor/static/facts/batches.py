@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from auditor.static.classes import ModuleClass
 from auditor.static.constants import binding
+from auditor.static.facts.values import arguments_for, held
 from auditor.static.layers import BATCH_NORMS
-from auditor.static.modes import modes_of
+from auditor.static.modes.analysis import modes_of
 from auditor.static.source import Source
-from auditor.static.values import arguments_for, held
 
 if TYPE_CHECKING:
     from auditor.static.source import Hidden
@@ -225,7 +225,7 @@ def _models(source: Source, call: ast.Call) -> Iterator[tuple[ModuleClass | None
         return
     (name,) = names
     facts = source.module_class(name)
-    if facts is not None and not facts.has_unknown_base and "train" not in facts.methods:
+    if facts is not None and not facts.has_unseen_base and "train" not in facts.methods:
         norms = batch_norms(source, facts.node)
     else:
         norms = batch_norms(source, built[0]) if name == "torch.nn.Sequential" else ()
