@@ -123,7 +123,7 @@ def cli(context: click.Context) -> None:
     """Find the silent mistakes in PyTorch models, fix them, and prove each fix."""
     if os.environ.get("NO_COLOR"):
         context.color = False
-    elif os.environ.get("FORCE_COLOR"):
+    elif os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
         context.color = True
 
 
@@ -338,18 +338,28 @@ def _settings(options: dict[str, Any], start: Path | None = None, **more: Any) -
             baseline=options.get("baseline"),
             **more,
         )
+    return replace(settings, baseline=_baseline_file(settings, options))
+
+
+def _baseline_file(settings: Settings, options: dict[str, Any]) -> str:
+    """The baseline to hold findings against; empty for none."""
     if options.get("no_baseline"):
-        return replace(settings, baseline="")
-    if not settings.baseline and not options.get("isolated") and os.path.exists(_default_baseline(settings)):
-        return replace(settings, baseline=_default_baseline(settings))
-    return settings
+        return ""
+    if settings.baseline or options.get("isolated"):
+        return _shown(settings.baseline)
+    default = _default_baseline(settings)
+    return default if os.path.exists(default) else ""
 
 
 def _default_baseline(settings: Settings) -> str:
-    """The baseline beside the settings file, else in the current folder; relative where that is possible."""
+    """Beside the settings file, else in the current folder."""
+    return _shown(str(settings.root / BASELINE))
+
+
+def _shown(path: str) -> str:
     from auditor.static.files import display
 
-    return display(str(settings.root / BASELINE))
+    return path and display(path)
 
 
 def _rules(settings: Settings) -> tuple[Rule, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.finding import Finding, Problem, finding_from_json, merge, problem_from_json
 from auditor.report import Report
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class FixMode:
+class FixMode(NamedTuple):
     """What to do with fixes: nothing, show them (`diff`), or `write` them; `unsafe` ones too or only safe ones.
     `text_edits`: compute each finding's fix as text edits, for machine-readable reports."""
 

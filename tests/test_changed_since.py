@@ -144,7 +144,7 @@ def test_from_a_folder_below(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (folder / "sub/new.py").write_text(BAD)
     monkeypatch.chdir(folder / "sub")
     assert found() == [("new.py", 7)]
-    assert found("..") == [("../net.py", 10), ("new.py", 7)]
+    assert found("..") == [("../net.py", 10), ("../sub/new.py", 7)]
 
 
 def test_together_with_a_baseline_and_fixes(folder: Path) -> None:

@@ -10,8 +10,7 @@ Nothing here imports torch, so that rule files can name claims at import.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # kind → (what must happen, the English clause; {placeholders} are options).
 _KINDS: dict[str, tuple[str, str]] = {
@@ -52,8 +51,7 @@ _KINDS: dict[str, tuple[str, str]] = {
 ROWS = ("given", "normal", "small", "large", "offset", "zero")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One promise. `options` are (name, value) pairs in the order of the factory's arguments."""
 
     kind: str

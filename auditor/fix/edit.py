@@ -9,8 +9,7 @@ from __future__ import annotations
 import ast
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from auditor.fix.claims import Claim
@@ -24,8 +23,7 @@ class Applicability(enum.StrEnum):
     DISPLAY_ONLY = "display-only"
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """One change. `op` says what is done to the node at rows/columns `start`…`end` (as in `ast`: row from 1, column
     from 0 in UTF-8 bytes), `code` is the new source text, `name` an argument's name."""
 
@@ -36,8 +34,7 @@ class Edit:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fix:
+class Fix(NamedTuple):
     """Edits with what they must leave unchanged (`keeps`) and what they must improve (`gains`)."""
 
     title: str

@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from auditor.finding import READ, Finding, merge
 from auditor.fix.edit import Applicability, Fix
@@ -16,8 +17,7 @@ from auditor.static.source import Source
 ROUNDS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A finding whose fix was not made, and why."""
 
     finding: Finding

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 Function = Callable[[float], float]
 
@@ -96,8 +96,7 @@ def slope_moment(activation: str, q: float) -> float:
     return _expected_square(_CURVED[activation][1], q)
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One weight layer and the activation after it.
 
     `fan_in`, `fan_out`: products one output sums, and outputs one input feeds. `weight`, `bias`: E[w²] and E[b²] at the
@@ -112,8 +111,7 @@ class Layer:
     slack: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(NamedTuple):
     """What `propagate` predicts. `outputs`: q after each weight layer, before its activation. `head_input`: q of the
     last layer's input. `gradient`: factor on the mean square of the gradient from the last layer's output back to the
     first one's. `tolerance`: decades of q by which one draw of the weights may differ."""

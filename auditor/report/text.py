@@ -162,7 +162,7 @@ def _unseen(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
                 yield f"{record['path']}: {record['name']}: only its layers were seen in {mode} mode: {rung['reason']}"
         if record.get("opaque"):
             yield f"{record['path']}: {record['name']}: could not look into {', '.join(record['opaque'])}"
-        if record.get("probe"):
+        if record.get("probe") and any(rung["rung"] != "none" for rung in record["capture"].values()):
             yield f"{record['path']}: {record['name']}: the initialisation was not probed: {record['probe']}"
 
 

@@ -170,6 +170,24 @@ def test_unknown_activations_are_scaled_on_inputs() -> None:
         assert float(model[:3](x).std()) == pytest.approx(1.0, abs=0.03)
 
 
+def test_known_layers_keep_their_scale_when_others_are_fitted() -> None:
+    torch.manual_seed(8)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)), torch.randn(64, 64)
+    initialize(model, layers=[LayerUse("0", model[0], "relu"), LayerUse("2", model[2])], x=10 * x)
+    assert has_std(model[0].weight, math.sqrt(2 / 64))
+    with torch.no_grad():
+        assert float(model(10 * x).std()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_embeddings_outside_transformers() -> None:
+    torch.manual_seed(9)
+    model = nn.ModuleDict({"free": nn.Embedding(50, 100), "tied": nn.Embedding(50, 100), "head": nn.Linear(100, 50)})
+    model["head"].weight = model["tied"].weight
+    initialize(model, layers=facts(model, head={"is_head": True}))
+    assert has_std(model["free"].weight, 1.0)
+    assert has_std(model["tied"].weight, 0.1)  # so that the logits are of scale 1
+
+
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
 def test_one_scheme_for_all(scheme: str) -> None:
     torch.manual_seed(5)

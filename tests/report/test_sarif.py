@@ -20,7 +20,7 @@ from auditor.report import Report
 from auditor.report import paths as report_paths
 from auditor.report.sarif import log
 from tests.cli import BAD, FIXED, ZEROS, auditor
-from tests.report.test_formats import hostile
+from tests.report.hostile import hostile
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 # Products -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Atom:
+class Atom(NamedTuple):
     """A base of a product.
 
     `kind`: `input` (the tensor given) · `parameter` (1-D, attribute `name`) · `scalar` (a number known by `name`) ·
@@ -37,8 +36,7 @@ class Atom:
     ordered: tuple[Product, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(NamedTuple):
     """`number` times the product of `atom ** exponent`."""
 
     factors: frozenset[tuple[Atom, Fraction]] = frozenset()
@@ -129,8 +127,7 @@ VARIANCE = mean(multiply(CENTRED, CENTRED))
 # Running a method -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """`dtype`: `input` (that of the tensor given), `float32`, or `unknown`. Without a product it stands for a dtype."""
 
     product: Product | None
@@ -454,8 +451,7 @@ _REDUCTIONS = {"mean": (1, 2), "sum": (1, 2), "norm": (2, 3), "vector_norm": (2,
                "var": (1, 3), "std": (1, 3)}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Arguments:
+class _Arguments(NamedTuple):
     positional: list[ast.expr]
     keywords: dict[str, ast.expr]
 
@@ -574,8 +570,7 @@ def _length(source: Source, value: ast.expr) -> ast.expr | None:
 # Recognising norms ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HandWrittenNorm:
+class HandWrittenNorm(NamedTuple):
     """A method that computes `torch.nn.functional.<function>` over the last axis. The other fields are code.
 
     `tensor`: the argument that is normalised. `weight`, `bias`: empty where there is none. `epsilon`: what stands under
@@ -623,8 +618,7 @@ def hand_written_norm(source: Source, owner: ModuleClass) -> HandWrittenNorm | N
     return HandWrittenNorm(found.function, tensor, weight, bias_code, epsilon, shape, value.dtype == "float32")
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
+class _Form(NamedTuple):
     function: str
     weight: Product
     epsilon: Product

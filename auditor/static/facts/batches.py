@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.classes import ModuleClass
 from auditor.static.constants import binding
@@ -29,8 +28,7 @@ _MOVES = frozenset(
 _DEPTH = 6
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingCall:
+class TrainingCall(NamedTuple):
     """A model of this file called on what a training loop goes through.
 
     `loader`: the DataLoader that the loop goes through; None where each item is made a batch of one by hand (`data`).

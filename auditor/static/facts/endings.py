@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.values import RESHAPING, held
 from auditor.static.flow import Op, children
@@ -18,8 +17,7 @@ _SEQUENTIAL = "torch.nn.Sequential"
 _NEUTRAL = {"torch.nn.Flatten", "torch.nn.Unflatten", "torch.nn.Identity"}
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """Functions by dotted name (`torch.softmax`, which as a method is `x.softmax()`) and layers that do one thing."""
 
     functions: Set[str]

@@ -6,8 +6,7 @@ import ast
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.reference import propagation
@@ -25,8 +24,7 @@ DECADES = 3.0
 EQUAL = {"zero", "constant"}
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Two weight layers, the first feeding the second, that both start with all weights equal.
 
     `biased`: the first layer's bias is random, so that its units are not quite equal.
@@ -67,8 +65,7 @@ def _pairs(source: Source, chain: Chain, starts: Initialisers) -> Iterator[Pair]
 # Prediction -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What analytic propagation says of one whole, un-normalised chain. `write`: the initialiser of most of its layers;
     `decades`: of rms gained (lost if negative) on the way to the last layer's input, or output if that is larger."""
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.layers import CONTAINERS, CONVS, LINEARS, NN
 
@@ -27,8 +27,7 @@ DEPTH = 5
 # Distributions ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(NamedTuple):
     """What a tensor is filled with: `zero`, `constant` (`mean`), `normal` (`mean`, `std`), `uniform` (`mean`, `std`),
     `xavier`, `kaiming` (`gain`, `mode`), `orthogonal` (`gain`), `default` (as torch built the layer) or `unknown`.
 
@@ -170,8 +169,7 @@ def _created(source: Source, value: ast.expr) -> Distribution:
 # Writes -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One statement or call that fills a tensor. `tensor`: the expression that names it (`m.weight`), without `.data`.
 
     `owner` and `name` are its two halves (`m`, `weight`); for a plain variable, `owner` is the variable and `name` is
@@ -257,8 +255,7 @@ def _tail(function: ast.expr) -> str:
 # Which layers a variable stands for ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Test:
+class Test(NamedTuple):
     """One condition on a layer (`isinstance`, or a text in its class name) or on a parameter (a text in its name, at
     least so many dimensions). `known` False: a condition that is not understood."""
 
@@ -302,8 +299,7 @@ def _absent(names: frozenset[str], tensor: str) -> bool | None:
     return False if all(name in ("weight", "bias") for name in names) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """The layers that a variable may stand for: those built by `calls`, or (None) all below the object.
 
     `deep`: with everything inside them. `parameters`: the variable is one of their parameters, not the layer.
@@ -319,8 +315,7 @@ class Reach:
         return replace(self, tests=(*self.tests, test))
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A write that happens while an object is constructed. `certain`: on every path."""
 
     write: Write

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.values import RESHAPING
 
@@ -17,8 +16,7 @@ _MULTIPLICATIONS = {"mul", "mul_", "multiply", "multiply_"}
 _CONVERSIONS = RESHAPING | {"bool", "int", "long", "detach", "expand_as", "ceil", "floor", "floor_"}
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
+class Mask(NamedTuple):
     """A mask of zeros and ones. `draw`: the call that draws; `keep`: source of the probability of a one; `product`:
     the multiplication (an operator, `*=` or a method call) that applies it to `data`, where `factor` stands for it."""
 

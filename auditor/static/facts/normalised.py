@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.finding import Note
 from auditor.rule import span
@@ -27,8 +26,7 @@ _SPECIAL = re.compile(
 _SETS_UP = {"__init__", "reset_parameters", "_reset_parameters", "init_weights", "_init_weights", "initialize"}
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+class Followed(NamedTuple):
     """A layer with the norm that takes its output. Both are constructions in the file."""
 
     layer: ast.Call

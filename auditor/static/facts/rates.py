@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.constants import binding
 from auditor.static.layers import ATTENTION, CONVS, DROPOUTS, EMBEDDINGS, LINEARS, NN, RECURRENT, TRANSFORMERS
@@ -36,8 +35,7 @@ for _stack in ("TransformerEncoder", "TransformerDecoder"):  # built from a laye
     del LAYERS[NN + _stack]
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(NamedTuple):
     """A rate in a call. `kind`: dotted name of the layer or function called, or of a module class of the file.
 
     `value` is None where it cannot be known without running; `origin` is the expression that holds the number, such as

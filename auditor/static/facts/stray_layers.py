@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.gating import call_sites, follows_mode, gated
 from auditor.static.facts.stateful import State, state_of
@@ -24,8 +23,7 @@ _NOT_RUN = frozenset({"__init__", "__new__", "reset_parameters", "init_weights",
 # Built in forward --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(NamedTuple):
     """A layer built anew at every forward. `variable`: the local name that holds it; "" where it is called at once."""
 
     call: ast.Call
@@ -131,8 +129,7 @@ def _rate_follows(source: Source, call: ast.Call) -> bool:
 # Kept out of torch's sight -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """Layers in a plain list, tuple or dict of a module. `statement` first sets the attribute, `value` is what it sets,
     `layers` are the constructions that end up in it."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.initialisers import INIT, owners, write_of
 from auditor.static.tree import walk_scope
@@ -26,8 +25,7 @@ _HARMLESS = {"super", "isinstance", "hasattr", "type", "id", "print", "len", "re
 _READ_ONLY = ("forward", "extra_repr", "__repr__", "__call__", "_forward", "extra_state")
 
 
-@dataclass(frozen=True, slots=True)
-class Bare:
+class Bare(NamedTuple):
     """One `nn.Parameter(torch.empty(…))`. `rank`: its number of dimensions, 0 if not known."""
 
     name: str

@@ -22,6 +22,7 @@ from auditor.static.tree import walk_scope
 if TYPE_CHECKING:
     from auditor.static.source import Source
 
+
 def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = frozenset()) -> bool | None:
     """Whether eval() changes what the class computes: True only for layers that it builds without condition (or that
     look at `self.training`), False only if everything it builds is known; otherwise None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
@@ -15,8 +16,7 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Module)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """A mode and what set it: a call of `train` or `eval`, or a construction (`built`).
 
     `via` are the calls of this file's functions through which the line was reached, outermost first. ENTRY stands for
@@ -39,8 +39,7 @@ AT_ENTRY: Modes = frozenset({Setting(ENTRY)})
 NOT_KNOWN: Modes = frozenset({Setting(UNKNOWN)})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What the name `name` of `scope` (then its attributes) held on entry to the function that uses it.
 
     With a call as `scope`, the unknown result of that call.
@@ -63,23 +62,20 @@ class Place:
         return replace(self, attributes=())
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(NamedTuple):
     """A model, a container or another object that the expression `node` makes; `via` tells apart its makings."""
 
     node: ast.expr
     via: Chain = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Some submodule of `whole`."""
 
     whole: Place | Built
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """The value of `whole.training` when it had the modes `modes`."""
 
     whole: Place | Built
@@ -91,8 +87,7 @@ Objects = frozenset[Object]
 NOTHING: Objects = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What a built object is: a module (of the class `facts`, if it is one of this file) or an instance of `node`."""
 
     module: bool

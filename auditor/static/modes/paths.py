@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from auditor.static.modes.analysis import modes_of
@@ -25,8 +25,7 @@ _EVALUATES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Misplaced:
+class Misplaced(NamedTuple):
     """A call of a model in the wrong mode: `site`, the model's name there, what set the mode, through which calls."""
 
     site: ast.Call

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.classes import has_unseen_base
 from auditor.static.modes.objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
@@ -60,8 +59,7 @@ _DUMMY = frozenset(
 _LOADS = re.compile(r"load_state_dict|load_weights|load_checkpoint|load_model|load_pretrained|restore")
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """A place where a model is evaluated: the call of the model (or of its method that calls it), the outermost
     statement that only evaluates, and the source text of the model."""
 
