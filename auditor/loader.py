@@ -17,7 +17,7 @@ from auditor import __version__
 from auditor.rule import IndexedRule, Rule, index_entry
 
 PACKAGE = Path(__file__).parent
-CODE = re.compile(r"[A-Z]{3}\d{3}")
+CODE = r"[A-Z]{3}\d{3}"
 
 
 class RuleError(Exception):
@@ -123,7 +123,7 @@ def _load_file(module: str, path: str) -> Rule:
     rule = getattr(loaded, "rule", None)
     if not isinstance(rule, Rule):
         raise RuleError(f"{path}: a rule file must define `rule = Rule(__name__, …)`")
-    if not CODE.fullmatch(rule.code):
+    if not re.fullmatch(CODE, rule.code):
         raise RuleError(f"{path}: {rule.code!r} is no code: use three capital letters and three digits")
     return rule
 

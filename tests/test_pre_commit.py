@@ -19,8 +19,7 @@ import yaml
 from tests.cli import BAD, FIXED, git, repository
 from tests.fixtures import ROOT
 
-# one group, so that processes of a parallel run (`--dist loadgroup`) do not build the same environment twice
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pre-commit")]
+pytestmark = pytest.mark.slow
 BLOCK = re.compile(r"```yaml\n# (\S+)\n(.*?)```", re.DOTALL)
 
 
@@ -259,8 +258,8 @@ def test_the_action_runs(project: Project, hooks: Path, tmp_path: Path, monkeypa
     environment |= dict(line.split("=", 1) for line in (runner / "env").read_text().splitlines())
     assert environment["AUDITOR_PYTHON"] == str(runner / "auditor/bin/python")
     code, output = action(1, inputs, project.folder, environment)
-    assert code == 1
-    assert output.startswith("::error title=auditor MOD004 functional-dropout-always-on,file=net.py,line=7,")
+    assert code == 1, output
+    assert output.startswith("::error title=auditor MOD004 functional-dropout-always-on,file=net.py,line=7,"), output
     assert "| error | `net.py:7` |" in (runner / "summary.md").read_text()
     assert '"version": "2.1.0"' in (project.folder / "auditor.sarif").read_text()
     project.write(net=FIXED)

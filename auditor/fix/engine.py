@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from auditor.finding import READ, Finding, merge
 from auditor.fix.edit import Applicability, Fix
 from auditor.rule import Rule
 from auditor.static.check import FileResult, check_text, drop_symptoms
-from auditor.static.source import Source
+from auditor.static.source import opened
 
 ROUNDS = 20
 
@@ -59,14 +58,14 @@ def offer(
     fixers = {rule.code: rule for rule in rules if rule.fixes}
     if not any(finding.code in fixers for finding in findings):
         return list(findings)
-    source = Source(path, text)
+    source = opened(path, text)
     offered = []
     for finding in findings:
         fix = fixers[finding.code].mend(source, finding) if finding.code in fixers else None
         if fix is not None and text_edits:
             from auditor.fix import rewrite
 
-            fix = replace(fix, text_edits=tuple(rewrite.text_edits(text, rewrite.apply(text, fix.edits))))
+            fix = fix._replace(text_edits=tuple(rewrite.text_edits(text, rewrite.apply(text, fix.edits))))
         offered.append(replace(finding, fix=fix))
     return offered
 
@@ -163,6 +162,8 @@ def _try(
 
 def unified_diff(path: str, before: str, after: str) -> str:
     """The change of one file as `diff -u` would show it."""
+    import difflib
+
     lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{path}", f"b/{path}")
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 

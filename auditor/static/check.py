@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 from auditor.finding import Finding, Problem
 from auditor.loader import choose, load_rules, matches
 from auditor.rule import Rule
 from auditor.settings import Settings
 from auditor.static import files, suppress
-from auditor.static.source import Source
+from auditor.static.source import opened
 
 
-@dataclass(slots=True)
 class FileResult:
     """What one file gave."""
 
-    path: str
-    findings: list[Finding] = field(default_factory=list)
-    silenced: list[Finding] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    parsed: bool = False
+    def __init__(self, path: str, problems: Iterable[Problem] = ()) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+        self.silenced: list[Finding] = []
+        self.problems = list(problems)
+        self.parsed = False
 
 
 def chosen_rules(settings: Settings) -> list[Rule]:
@@ -42,7 +41,7 @@ def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") ->
     if not wanted:
         return result
     try:
-        source = Source(path, text, module)
+        source = opened(path, text, module)
     except SyntaxError as error:
         result.problems.append(Problem(path, f"syntax error: {error.msg}", row=error.lineno or 0))
         return result
@@ -58,7 +57,6 @@ def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") ->
             result.problems.append(
                 Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
             )
-    source.close()
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)

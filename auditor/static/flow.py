@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
     from auditor.static.source import Source
 
 
-@dataclass(eq=False, slots=True)
 class Op:
     """One operation.
 
@@ -27,13 +25,18 @@ class Op:
     `inputs`: for each data argument (the receiver of a method first), the operations it may come from.
     """
 
-    kind: str
-    node: ast.AST
-    target: str = ""
-    layer: ast.Call | None = None
-    layer_kind: str = ""
-    inputs: list[set[Op]] = field(default_factory=list)
-    users: list[Op] = field(default_factory=list)
+    __slots__ = ("inputs", "kind", "layer", "layer_kind", "node", "target", "users")
+
+    def __init__(
+        self, kind: str, node: ast.AST, target: str = "", layer: ast.Call | None = None, layer_kind: str = ""
+    ) -> None:
+        self.kind = kind
+        self.node = node
+        self.target = target
+        self.layer = layer
+        self.layer_kind = layer_kind
+        self.inputs: list[set[Op]] = []
+        self.users: list[Op] = []
 
     @property
     def producers(self) -> set[Op]:
@@ -55,8 +58,7 @@ NO_VALUE: Value = frozenset()
 _METADATA = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "names", "size", "dim", "numel"}
 
 
-@dataclass(frozen=True)
-class _Layers:
+class _Layers(NamedTuple):
     """What a loop variable over a ModuleList, or an alias of a submodule, stands for."""
 
     attribute: str

@@ -12,12 +12,12 @@ NOTHING: Names = frozenset()
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 # Private homes of public names: torch.nn.modules.dropout.Dropout is torch.nn.Dropout.
-_PRIVATE_HOMES = re.compile(r"^torch\.nn\.modules\.(?:\w+\.)?(?=[A-Z])")
+_PRIVATE_HOMES = r"^torch\.nn\.modules\.(?:\w+\.)?(?=[A-Z])"
 
 
 def canonical(name: str) -> str:
     """The public spelling of a dotted torch name."""
-    return _PRIVATE_HOMES.sub("torch.nn.", name) if name.startswith("torch.nn.modules.") else name
+    return re.sub(_PRIVATE_HOMES, "torch.nn.", name) if name.startswith("torch.nn.modules.") else name
 
 
 class Resolver:

@@ -207,3 +207,18 @@ class Source:
 
             self._flows[key] = Flow(self, facts, function)
         return self._flows[key]
+
+
+_open: list[Source] = []
+
+
+def opened(path: str, text: str, module: str = "") -> Source:
+    """The facts about `text`. Those last asked for are kept until others are: what is found in a text is mended in it
+    next. Raises SyntaxError if `text` is no Python."""
+    if _open and (_open[0].path, _open[0].text, _open[0].module) == (path, text, module):
+        return _open[0]
+    source = Source(path, text, module)
+    while _open:
+        _open.pop().close()
+    _open.append(source)
+    return source

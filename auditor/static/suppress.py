@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from auditor.finding import Finding
 
 # Either marker alone silences the line; with a list, only what it names. Codes and names are both understood.
-_NOQA = re.compile(r"#.*?\bnoqa\b(?::\s*(?P<codes>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*))?", re.IGNORECASE)
-_IGNORE = re.compile(r"#.*?\bauditor:\s*ignore(?!-file)(?:\[(?P<codes>[^\]]*)\])?", re.IGNORECASE)
-_FILE = re.compile(r"^\s*#\s*auditor:\s*ignore-file(?:\[(?P<codes>[^\]]*)\])?\s*$", re.IGNORECASE | re.MULTILINE)
+_NOQA = r"(?i)#.*?\bnoqa\b(?::\s*(?P<codes>[A-Z]+[0-9]+(?:[,\s]+[A-Z]+[0-9]+)*))?"
+_IGNORE = r"(?i)#.*?\bauditor:\s*ignore(?!-file)(?:\[(?P<codes>[^\]]*)\])?"
+_FILE = r"(?im)^\s*#\s*auditor:\s*ignore-file(?:\[(?P<codes>[^\]]*)\])?\s*$"
 
 
 def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[Finding]]:
@@ -20,7 +20,7 @@ def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[F
     if not findings or ("noqa" not in text.lower() and "auditor:" not in text.lower()):
         return findings, []
     lines = text.split("\n")
-    whole_file = [match["codes"] for match in _FILE.finditer(text)]
+    whole_file = [match["codes"] for match in re.finditer(_FILE, text)]
     stand: list[Finding] = []
     silenced: list[Finding] = []
     for finding in findings:
@@ -32,7 +32,7 @@ def split(findings: Iterable[Finding], text: str) -> tuple[list[Finding], list[F
 
 
 def _silences(line: str, finding: Finding) -> bool:
-    return any(_names(finding, match["codes"]) for pattern in (_NOQA, _IGNORE) for match in pattern.finditer(line))
+    return any(_names(finding, match["codes"]) for pattern in (_NOQA, _IGNORE) for match in re.finditer(pattern, line))
 
 
 def _names(finding: Finding, codes: str | None) -> bool:

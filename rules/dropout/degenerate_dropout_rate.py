@@ -57,8 +57,8 @@ rule = Rule(
     triggers=("ropout",),
 )
 
-KEEP = re.compile(r"keep_?(prob|rate|ratio|chance|p$)", re.IGNORECASE)
-COMMENT = re.compile(r"#.*\bkeep[ _-]?(prob|rate|ratio)", re.IGNORECASE)
+KEEP = r"(?i)keep_?(prob|rate|ratio|chance|p$)"
+COMMENT = r"(?i)#.*\bkeep[ _-]?(prob|rate|ratio)"
 
 
 @rule.static
@@ -116,11 +116,11 @@ def _keep_evidence(source: Source, rate: Rate) -> str:
         case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Subscript(slice=ast.Constant(value=str() as name)):
             into_own = source.module_class(rate.kind) is not None
             given_as = next((item.arg or "" for item in rate.call.keywords if item.value is rate.expression), "")
-            told_there = into_own and (not given_as or KEEP.search(given_as))
-            return name if KEEP.search(name) and not told_there else ""
+            told_there = into_own and (not given_as or re.search(KEEP, given_as))
+            return name if re.search(KEEP, name) and not told_there else ""
         case ast.Constant():
             line = source.text.split("\n")[rate.expression.lineno - 1]
-            return ast.unparse(rate.expression) if COMMENT.search(line) else ""
+            return ast.unparse(rate.expression) if re.search(COMMENT, line) else ""
     return ""
 
 

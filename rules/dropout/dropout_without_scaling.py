@@ -72,11 +72,10 @@ rule = Rule(
 )
 
 # Names that say dropout, and names that say that what is dropped is no activation.
-DROPS = re.compile(r"drop|surviv|stochastic|shake|keep_?(prob|rate)", re.IGNORECASE)
-CORRUPTS = re.compile(
-    r"mask|augment|nois[ey]|corrupt|perturb|eras|cutout|token|word|label|class(?!ifier)|cond|guid|cfg|edge|node|graph"
-    r"|modal|caption|text|prompt|frame|spec",
-    re.IGNORECASE,
+DROPS = r"(?i)drop|surviv|stochastic|shake|keep_?(prob|rate)"
+CORRUPTS = (
+    r"(?i)mask|augment|nois[ey]|corrupt|perturb|eras|cutout|token|word|label|class(?!ifier)|cond|guid|cfg|edge|node|graph"
+    r"|modal|caption|text|prompt|frame|spec"
 )
 
 
@@ -87,7 +86,7 @@ def unscaled_product(source: Source) -> Iterator[Finding]:
         owner = source.class_of(mask.function)
         names = [mask.function.name, owner.name if owner is not None else ""]
         said = [*names, mask.keep]
-        meant = any(CORRUPTS.search(name) for name in said) or not any(DROPS.search(name) for name in said)
+        meant = any(re.search(CORRUPTS, name) for name in said) or not any(re.search(DROPS, name) for name in said)
         if not meant and gated(source, mask.draw) and not _scales(source, mask):
             message = f"the mask keeps `{mask.keep}` of the values on average and nothing divides by it: "
             message += "the layer gives less in training than in evaluation"
@@ -129,7 +128,7 @@ def shifted_mean(capture: Capture) -> Iterator[Finding]:
     from auditor.dynamic.expectation import expectations, product_line
 
     for layer in expectations(capture):
-        if layer.is_off and not CORRUPTS.search(f"{type(layer.facts.module).__name__} {layer.facts.path}"):
+        if layer.is_off and not re.search(CORRUPTS, f"{type(layer.facts.module).__name__} {layer.facts.path}"):
             message = (
                 f"keeps {layer.kept:.0%} of the values in training, times {layer.scale:.3g}: its mean output there "
             )

@@ -73,7 +73,7 @@ rule = Rule(
 )
 
 # Names that say that something else than the units of a hidden layer is dropped, on purpose.
-MEANT = re.compile(r"aux|mask|token|patch|path|depth|cond|label|noise|augment", re.IGNORECASE)
+MEANT = r"(?i)aux|mask|token|patch|path|depth|cond|label|noise|augment"
 # Their published recipes use 0.6, on graphs with few labels.
 GRAPH_LIBRARIES = ("torch_geometric", "dgl")
 
@@ -95,7 +95,7 @@ def written_rate(source: Source) -> Iterator[Finding]:
 def _is_meant(source: Source, rate: Rate) -> bool:
     place = source.class_of(rate.call), source.function_of(rate.call)
     names = [node.name for node in place if node is not None]
-    return any(MEANT.search(name) for name in (*names, rate.kind, *rate.names(source)))
+    return any(re.search(MEANT, name) for name in (*names, rate.kind, *rate.names(source)))
 
 
 def _ignored(source: Source, rate: Rate) -> bool:
@@ -113,7 +113,7 @@ def live_rate(capture: Capture) -> Iterator[Finding]:
     for rate in live_rates(capture):
         owner = type(capture.modules[rate.module].module).__name__
         parent = type(capture.modules[capture.modules[rate.module].parent].module).__name__
-        if 0.5 < rate.value < 1 and not any(MEANT.search(name) for name in (rate.module, owner, parent)):
+        if 0.5 < rate.value < 1 and not any(re.search(MEANT, name) for name in (rate.module, owner, parent)):
             message, advised = _advice(rate.value, rate.acts_on, rate.width, rate.before)
             where = chosen_at(capture, rate)
             yield rule.finding(where, message, modules=[rate.module], rate=rate.value, advised=advised)

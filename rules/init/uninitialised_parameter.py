@@ -62,9 +62,9 @@ rule = Rule(
     triggers=("empty(", "empty_like(", "Tensor("),
 )
 
-SHIFT = re.compile(r"bias|shift|beta|offset|mean|(^|_)b$", re.IGNORECASE)
-FACTOR = re.compile(r"scale|gamma|gain|weight|alpha|temperature|std|(^|_)[wg]$", re.IGNORECASE)
-TOKEN = re.compile(r"token|embed|pos|query|queries|prompt|latent|prototype|codebook", re.IGNORECASE)
+SHIFT = r"(?i)bias|shift|beta|offset|mean|(^|_)b$"
+FACTOR = r"(?i)scale|gamma|gain|weight|alpha|temperature|std|(^|_)[wg]$"
+TOKEN = r"(?i)token|embed|pos|query|queries|prompt|latent|prototype|codebook"
 
 
 @rule.static
@@ -108,17 +108,17 @@ def fill(source: Source, finding: Finding) -> Sequence[Edit]:
 
 
 def _filled(source: Source, bare: Bare) -> Sequence[Edit]:
-    matrix = bare.rank >= 2 and not SHIFT.search(bare.name)
-    if matrix or bare.rank == 0 or TOKEN.search(bare.name):
+    matrix = bare.rank >= 2 and not re.search(SHIFT, bare.name)
+    if matrix or bare.rank == 0 or re.search(TOKEN, bare.name):
         if not isinstance(bare.statement, ast.Assign) or bare.statement.value is not bare.call:
             return ()
         module = spelled(source, "torch.nn.init")
         imports = [] if module else [add_import("torch")]
         module = module or "torch.nn.init"
-        drawn = bare.rank < 2 or TOKEN.search(bare.name)
+        drawn = bare.rank < 2 or re.search(TOKEN, bare.name)
         call = f"normal_(self.{bare.name}, std=0.02)" if drawn else f"xavier_uniform_(self.{bare.name})"
         return [insert_after(bare.statement, f"{module}.{call}"), *imports]
-    made = "ones" if FACTOR.search(bare.name) and not SHIFT.search(bare.name) else "zeros"
+    made = "ones" if re.search(FACTOR, bare.name) and not re.search(SHIFT, bare.name) else "zeros"
     made += "_like" if ast.unparse(bare.empty.func).endswith("_like") else ""
     spelling = spelled(source, f"torch.{made}")
     imports = [] if spelling else [add_import("torch")]

@@ -59,10 +59,9 @@ rule = Rule(
 )
 
 # Names of classes and functions whose business is drawing numbers.
-SAMPLERS = re.compile(
-    r"sampl|nois|random|stochast|vae|variational|diffus|ddpm|ddim|generat|gumbel|reparam|latent|gan\b|augment|jitter|mask"
-    r"|bayes|monte|flow|perturb|dither|dequant|reinit|init",
-    re.IGNORECASE,
+SAMPLERS = (
+    r"(?i)sampl|nois|random|stochast|vae|variational|diffus|ddpm|ddim|generat|gumbel|reparam|latent|gan\b|augment|jitter|mask"
+    r"|bayes|monte|flow|perturb|dither|dequant|reinit|init"
 )
 
 
@@ -99,4 +98,4 @@ def _samples(capture: Capture, path: str, location: Location) -> bool:
     from auditor.dynamic.intent import is_meant_at, names_around
 
     kinds = [capture.modules[path].kind.rpartition(".")[2]] if path in capture.modules else []
-    return is_meant_at(location) or any(SAMPLERS.search(name) for name in (*kinds, *names_around(location)))
+    return is_meant_at(location) or any(re.search(SAMPLERS, name) for name in (*kinds, *names_around(location)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -637,7 +636,7 @@ def _without_bias(product: Product) -> tuple[Product, str]:
 
 
 def _rms(product: Product) -> _Form | None:
-    rest = multiply(product, replace(INPUT, factors=frozenset([(Atom("input"), Fraction(-1))])))
+    rest = multiply(product, INPUT._replace(factors=frozenset([(Atom("input"), Fraction(-1))])))
     for atom, exponent in rest.factors:
         if atom.kind == "sum" and exponent == Fraction(-1, 2):
             return _form("rms_norm", MEAN_SQUARE, atom, rest)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from auditor.static.source import Hidden
 
 LOADER = "torch.utils.data.DataLoader"
-_EVALUATES = re.compile(
-    r"(?:^|_)(?:test|val|valid|validation|eval|evaluation|infer|inference|predict|demo)", re.IGNORECASE
-)
+_EVALUATES = r"(?i)(?:^|_)(?:test|val|valid|validation|eval|evaluation|infer|inference|predict|demo)"
 _LOOKS = frozenset({"enumerate", "tqdm", "trange", "track", "iter", "islice", "cycle", "prefetch"})
 _MOVES = frozenset(
     {"to", "cuda", "float", "half", "double", "bfloat16", "type", "contiguous", "detach", "requires_grad_"}
@@ -116,7 +114,7 @@ def _loaders(source: Source, loop: ast.For) -> list[ast.Call]:
     iterable = loop.iter
     while isinstance(iterable, ast.Call) and iterable.args and _tail(iterable.func) in _LOOKS:
         iterable = iterable.args[0]
-    if _EVALUATES.search(_tail(iterable)):
+    if re.search(_EVALUATES, _tail(iterable)):
         return []
     found = held(source, iterable)
     return found if all(source.is_any(call.func, LOADER) for call in found) else []

@@ -7,7 +7,6 @@ holds for the chain.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.static.layers import ACTIVATIONS, CONVS, DROPOUTS, LINEARS, NN, NORMS, SHAPE_ONLY
@@ -44,7 +43,6 @@ _POOLS = ("MaxPool1d", "MaxPool2d", "MaxPool3d", "AvgPool1d", "AvgPool2d", "AvgP
 _FUNCTIONAL = ("torch.nn.functional.", "torch.")
 
 
-@dataclass(eq=False, slots=True)
 class Link:
     """One weight layer of a chain: its operation, its construction, and the operations between it and the next one.
 
@@ -52,20 +50,21 @@ class Link:
     be computed. `normed`: a normalisation follows. `pools`: the pooling operations that follow.
     """
 
-    op: Op
-    layer: ast.Call
-    kind: str
-    activation: str = "linear"
-    normed: bool = False
-    pools: list[Op] = field(default_factory=list)
+    def __init__(self, op: Op, layer: ast.Call, kind: str) -> None:
+        self.op = op
+        self.layer = layer
+        self.kind = kind
+        self.activation = "linear"
+        self.normed = False
+        self.pools: list[Op] = []
 
 
-@dataclass(eq=False, slots=True)
 class Chain:
     """Weight layers in order. `whole`: it begins at an input of forward and its last result is returned."""
 
-    links: list[Link]
-    whole: bool
+    def __init__(self, links: list[Link], whole: bool) -> None:
+        self.links = links
+        self.whole = whole
 
 
 def chains(source: Source, facts: ModuleClass) -> list[Chain]:

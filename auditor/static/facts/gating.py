@@ -32,12 +32,12 @@ _STARTS = frozenset(
 _LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 
 # Names and words that say a random layer is meant to stay on.
-_ON_NAMES = re.compile(r"pre_?net|always|mc_?drop|monte_?carlo|bayes|uncertain|nois[ey]|augment|perturb|corrupt", re.I)
-_ON_WORDS = re.compile(
-    r"always (?:be )?(?:on|active|enabled|appl|drop|us|random)|monte.?carlo|\bmc.?drop|(?:non|not).?determinis|bayesian"
+_ON_NAMES = r"(?i)pre_?net|always|mc_?drop|monte_?carlo|bayes|uncertain|nois[ey]|augment|perturb|corrupt"
+_ON_WORDS = (
+    r"(?is)always (?:be )?(?:on|active|enabled|appl|drop|us|random)|monte.?carlo|\bmc.?drop|(?:non|not).?determinis"
+    r"|bayesian"
     r"|(?:even|also|still)\b.{0,40}?\b(?:eval|infer|test|predict|synthes)|on purpose|intentional|deliberate|uncertainty"
-    r"|regardless of .{0,20}(?:mode|training)",
-    re.I | re.S,
+    r"|regardless of .{0,20}(?:mode|training)"
 )
 
 
@@ -364,15 +364,15 @@ def is_meant(source: Source, node: ast.AST) -> bool:
     """Whether a comment at `node`, a docstring around it or a name around it says that randomness is to stay on."""
     statement = source.statement_of(node)
     lines = source.text.split("\n")
-    if any(_ON_WORDS.search(line) for line in _comments(lines, statement)):
+    if any(re.search(_ON_WORDS, line) for line in _comments(lines, statement)):
         return True
     for above in (statement, *source.tree.ancestors(statement)):
         if isinstance(above, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             described = ast.get_docstring(above, clean=False) or ""
-            if _ON_NAMES.search(above.name) or ("drop" in described.lower() and _ON_WORDS.search(described)):
+            if re.search(_ON_NAMES, above.name) or ("drop" in described.lower() and re.search(_ON_WORDS, described)):
                 return True
             header = lines[above.lineno - 1 : above.body[0].lineno - 1]
-            if any(_ON_WORDS.search(line.partition("#")[2]) for line in header):
+            if any(re.search(_ON_WORDS, line.partition("#")[2]) for line in header):
                 return True
     return False
 

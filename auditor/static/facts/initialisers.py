@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -148,7 +147,7 @@ def _created(source: Source, value: ast.expr) -> Distribution:
                 scale, made = source.constant(factor), _created(source, tensor)
                 if isinstance(scale, (int, float)) and made.kind in ("normal", "uniform", "zero", "constant"):
                     mean, std = made.mean * scale, made.std * abs(scale)
-                    return _constant(mean) if made.kind in ("zero", "constant") else replace(made, mean=mean, std=std)
+                    return _constant(mean) if made.kind in ("zero", "constant") else made._replace(mean=mean, std=std)
         case ast.Call():
             names = source.resolve(value.func)
             tail = next(iter(names)).removeprefix("torch.") if len(names) == 1 else ""
@@ -312,7 +311,7 @@ class Reach(NamedTuple):
     itself: bool = False
 
     def narrowed(self, test: Test) -> Reach:
-        return replace(self, tests=(*self.tests, test))
+        return self._replace(tests=(*self.tests, test))
 
 
 class Event(NamedTuple):
@@ -344,19 +343,17 @@ Body = Sequence[ast.stmt]
 Environment = dict[str, Reach]
 
 
-@dataclass
 class _Run:
     """An abstract run of one class's construction."""
 
-    source: Source
-    facts: ModuleClass | None
-    events: list[Event] = field(default_factory=list)
-    entered: set[Function] = field(default_factory=set)
-    paths: dict[str, str] = field(
-        default_factory=dict
-    )  # the variable that holds a name → the one that holds the object
-    certain: bool = True
-    depth: int = 0
+    def __init__(self, source: Source, facts: ModuleClass | None) -> None:
+        self.source = source
+        self.facts = facts
+        self.events: list[Event] = []
+        self.entered: set[Function] = set()
+        self.paths: dict[str, str] = {}  # the variable that holds a name → the one that holds the object
+        self.certain = True
+        self.depth = 0
 
     def body(self, statements: Body, env: Environment) -> None:
         for statement in statements:
@@ -435,12 +432,12 @@ class _Run:
                 inner.update({name: env[name].narrowed(Test("?")) for name, _ in narrowing})
             else:
                 for name, item in narrowing:
-                    inner[name] = inner[name].narrowed(replace(item, negated=item.negated is not negated))
+                    inner[name] = inner[name].narrowed(item._replace(negated=item.negated is not negated))
             self.body(statements, inner)
         if body and isinstance(body[-1], (ast.Continue, ast.Return, ast.Raise)):
             for name, item in narrowing:
                 env[name] = env[name].narrowed(
-                    replace(item, negated=not item.negated) if len(narrowing) == 1 else Test("?")
+                    item._replace(negated=not item.negated) if len(narrowing) == 1 else Test("?")
                 )
 
     def unsure(self, body: Body, env: Environment) -> None:
@@ -462,11 +459,11 @@ class _Run:
                 single = [part[0] for part in each if part is not None and len(part) == 1]
                 if len(single) == len(values) and len({(name, item.on, item.negated) for name, item in single}) == 1:
                     name, first = single[0]
-                    return [(name, replace(first, names=frozenset().union(*[item.names for _, item in single])))]
+                    return [(name, first._replace(names=frozenset().union(*[item.names for _, item in single])))]
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 inner = self.tests(operand, env)
                 if inner is not None and len(inner) == 1:
-                    return [(inner[0][0], replace(inner[0][1], negated=not inner[0][1].negated))]
+                    return [(inner[0][0], inner[0][1]._replace(negated=not inner[0][1].negated))]
             case ast.Call(func=ast.Name(id="isinstance"), args=[ast.Name(id=name), types]) if name in env:
                 return [(name, Test("type", self.types(types)))]
             case ast.Compare(left=ast.Call(func=ast.Name(id="type"), args=[ast.Name(id=name)]), comparators=[types]):
@@ -558,7 +555,7 @@ class _Run:
                 return self._all(inner, env)
             case ast.Call(func=ast.Attribute(value=inner, attr="parameters" | "named_parameters")):
                 reach = self._all(inner, env)
-                return None if reach is None else replace(reach, parameters=True)
+                return None if reach is None else reach._replace(parameters=True)
             case ast.Call(func=ast.Attribute(value=inner, attr="children" | "named_children" | "values" | "items")):
                 return self.members(inner, env)
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
@@ -570,7 +567,7 @@ class _Run:
         reach = self.reach(inner, env)
         if reach is None or reach.tests:
             return None
-        return Reach(None, deep=True) if reach.itself else replace(reach, deep=True)
+        return Reach(None, deep=True) if reach.itself else reach._replace(deep=True)
 
     def members(self, container: ast.expr, env: Environment) -> Reach | None:
         """The layers directly inside a container, or inside `self`."""
@@ -580,7 +577,7 @@ class _Run:
         if reach.itself:
             held = self.facts.attributes.values() if self.facts else ()
             return Reach(frozenset(call for items in held for item in items for call in self.held(item.value)))
-        return replace(reach, calls=frozenset(inner for call in reach.calls or () for inner in self.inside(call)))
+        return reach._replace(calls=frozenset(inner for call in reach.calls or () for inner in self.inside(call)))
 
     def top(self, value: ast.expr) -> list[ast.Call]:
         return [value] if isinstance(value, ast.Call) and self.source.layer_kind(value) else []

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from auditor.static.source import Source
 
 # The file folds, quantises or freezes norms: there the bias may be needed.
-_SPECIAL = re.compile(
-    r"norm_eval|bn_eval|(freeze|frozen|fix)_?(all_)?(bn|batch_?norm|norm)|FrozenBatchNorm|fuse_modules|QuantStub"
-    r"|ao\.quantization|torch\.quantization|def \w*(fuse|deploy|reparam)\w*\(",
-    re.IGNORECASE,
+_SPECIAL = (
+    r"(?i)norm_eval|bn_eval|(freeze|frozen|fix)_?(all_)?(bn|batch_?norm|norm)|FrozenBatchNorm|fuse_modules|QuantStub"
+    r"|ao\.quantization|torch\.quantization|def \w*(fuse|deploy|reparam)\w*\("
 )
 _SETS_UP = {"__init__", "reset_parameters", "_reset_parameters", "init_weights", "_init_weights", "initialize"}
 
@@ -62,7 +61,7 @@ def is_plain_bias(bias: object) -> bool:
 
 def followed_by_norm(source: Source) -> Iterator[Followed]:
     """Every such pair, each layer once, in document order; layers with any other use are left out."""
-    if _SPECIAL.search(source.text):
+    if re.search(_SPECIAL, source.text):
         return
     found: dict[ast.Call, Followed] = {}
     refused: set[ast.Call] = set()

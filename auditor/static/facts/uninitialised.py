@@ -18,8 +18,8 @@ PARAMETER = ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 EMPTY = ("torch.empty", "torch.empty_like")
 LEGACY = ("torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor")
 # Packed weights are filled by a loader: by class or file.
-_QUANTISED = re.compile(r"quant|gptq|awq|int4|int8|fp8|4bit|8bit|bnb|marlin|nvfp|mxfp", re.IGNORECASE)
-_PACKED = re.compile(r"int|bool|float8|float4")
+_QUANTISED = r"(?i)quant|gptq|awq|int4|int8|fp8|4bit|8bit|bnb|marlin|nvfp|mxfp"
+_PACKED = r"int|bool|float8|float4"
 # Calls that cannot change what they are given.
 _HARMLESS = {"super", "isinstance", "hasattr", "type", "id", "print", "len", "repr", "str", "issubclass"}
 _READ_ONLY = ("forward", "extra_repr", "__repr__", "__call__", "_forward", "extra_state")
@@ -44,7 +44,7 @@ def bare_parameters(source: Source) -> Iterator[Bare]:
         if place is None or not isinstance(data, ast.Call) or not _is_empty(source, data):
             continue
         trained = source.argument(call, "requires_grad", 1)
-        packed = any(word.arg == "dtype" and _PACKED.search(ast.unparse(word.value)) for word in data.keywords)
+        packed = any(word.arg == "dtype" and re.search(_PACKED, ast.unparse(word.value)) for word in data.keywords)
         if trained is not None or packed:
             continue
         statement = source.statement_of(call)
@@ -139,7 +139,7 @@ def may_be_filled(source: Source, bare: Bare) -> bool:
     family = {facts, *facts.ancestors, *[other for other in source.module_classes if facts in other.ancestors]}
     if any(holder.has_unseen_base or holder.node.decorator_list for holder in family):
         return True
-    if _QUANTISED.search(facts.name) or _QUANTISED.search(source.path.rpartition("/")[2]):
+    if re.search(_QUANTISED, facts.name) or re.search(_QUANTISED, source.path.rpartition("/")[2]):
         return True
     return (
         _is_mentioned(source, bare, family)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.static.classes import has_unseen_base
@@ -142,7 +141,7 @@ class CallVisit:
         built = Built(self.node)
         inside = [self.analysis.kind(held).depends for held in self.given]
         if kind.depends is None and any(inside):
-            self.analysis.remember(self.node, replace(kind, depends=True))
+            self.analysis.remember(self.node, kind._replace(depends=True))
         for index, held in enumerate(self.positional):
             if held:
                 self.state.fields[built, str(index)] = held
@@ -433,7 +432,7 @@ class _Application:
     def lift(self, held: Object) -> Objects:
         """The caller's objects that an object of the function stands for."""
         if isinstance(held, Built):
-            return frozenset({replace(held, via=(self.call.node, *held.via)[:DEPTH])})
+            return frozenset({held._replace(via=(self.call.node, *held.via)[:DEPTH])})
         if isinstance(held, Place):
             return frozenset({held}) if held.opaque else self._place(held)
         if isinstance(held, Part):
@@ -463,7 +462,7 @@ class _Application:
             if setting.mode == ENTRY:
                 lifted |= self.before.mode(model)
             else:
-                lifted.add(replace(setting, via=(self.call.node, *setting.via)[:DEPTH]))
+                lifted.add(setting._replace(via=(self.call.node, *setting.via)[:DEPTH]))
         return frozenset(lifted)
 
     def _set(self, place: Place, modes: Modes) -> None:

@@ -54,12 +54,11 @@ BUILTINS = frozenset(
     }
 )  # fmt: skip
 # Functions of other files whose names say that they only look at the model or at its parameters.
-_HARMLESS_WORDS = re.compile(
-    r"(?:^|_)(?:save|print|log|count|num|summary|summarize|watch|optimizer|optim|scheduler|criterion|seed|init|param"
-    r"|params|parameters|flops|describe|plot|draw|info|dump|display)(?:_|$)|(?:optimizer|scheduler)s?$",
-    re.IGNORECASE,
+_HARMLESS_WORDS = (
+    r"(?i)(?:^|_)(?:save|print|log|count|num|summary|summarize|watch|optimizer|optim|scheduler|criterion|seed|init|param"
+    r"|params|parameters|flops|describe|plot|draw|info|dump|display)(?:_|$)|(?:optimizer|scheduler)s?$"
 )
-_SWITCHING_WORDS = re.compile(
+_SWITCHING_WORDS = (
     r"train|eval|mode|fit|freeze|test|valid|predict|infer|run|setup|prepare|start|finish|begin|end|before|after|on_|step"
     r"|switch|enable|disable|phase|optimi|update|learn|generate|sample|load|build|create|configure|state|status|reset"
 )
@@ -74,12 +73,12 @@ _TORCH_UNKNOWN = (
 _LOADERS = frozenset({"torch.load", "torch.jit.load", "torch.hub.load", "torch.export.load", "torch.package.load"})
 
 # Families whose models hold BatchNorm, Dropout or stochastic depth by default.
-_TORCHVISION = re.compile(
+_TORCHVISION = (
     r"(?:quantization\.)?(?:alexnet|vgg|resnet|resnext|wide_resnet|densenet|inception|googlenet|squeezenet|shufflenet"
     r"|mobilenet|mnasnet|efficientnet|regnet|convnext|swin|ResNet|VGG|DenseNet|MobileNet|EfficientNet|AlexNet|Inception3"
     r"|GoogLeNet)\w*$|segmentation\.\w+$|video\.\w*(?:r3d|mc3|r2plus1d|s3d)\w*$"
 )
-_TIMM = re.compile(
+_TIMM = (
     r"(?:tf_|tv_|gluon_|ssl_|swsl_|ig_|legacy_|se|ecaresnet|cspresnet|cspdarknet|darknet)*"
     r"(?:resnet|resnext|wide_resnet|densenet|efficientnet|mobilenet|mnasnet|regnet|inception|xception|dpn|dla|hrnet|res2net"
     r"|vgg|ghostnet|fbnet|rexnet|skresnet)"
@@ -104,12 +103,12 @@ def is_harmless(names: Names, tail: str) -> bool:
         return not any(name.startswith(_TORCH_UNKNOWN) for name in names)
     if not names and tail in BUILTINS:
         return True
-    return bool(_HARMLESS_WORDS.search(tail))
+    return bool(re.search(_HARMLESS_WORDS, tail))
 
 
 def may_switch(method: str) -> bool:
     """Whether the name of a method that is not seen leaves it open that it changes the mode of its object."""
-    return bool(_SWITCHING_WORDS.search(method)) or not method.islower()
+    return bool(re.search(_SWITCHING_WORDS, method)) or not method.islower()
 
 
 def builds_library_model(names: Names) -> bool:
@@ -124,10 +123,10 @@ def library_dependence(names: Names, first_argument: object) -> bool | None:
     """Whether the library model that the callee builds surely depends on its mode; None if that is not known."""
     (name,) = names
     if name == "timm.create_model":
-        return True if isinstance(first_argument, str) and _TIMM.match(first_argument) else None
+        return True if isinstance(first_argument, str) and re.match(_TIMM, first_argument) else None
     tail = name.removeprefix("torchvision.models.")
     head, _, rest = tail.partition(".")
-    return True if _TORCHVISION.match(rest if head in _FILES else tail) else None
+    return True if re.match(_TORCHVISION, rest if head in _FILES else tail) else None
 
 
 _FILES = frozenset({"resnet", "vgg", "densenet", "mobilenet", "alexnet", "inception", "googlenet", "efficientnet"})

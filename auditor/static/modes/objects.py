@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -55,11 +54,11 @@ class Place(NamedTuple):
 
     @property
     def owner(self) -> Place | None:
-        return replace(self, attributes=self.attributes[:-1]) if self.attributes else None
+        return self._replace(attributes=self.attributes[:-1]) if self.attributes else None
 
     @property
     def root(self) -> Place:
-        return replace(self, attributes=())
+        return self._replace(attributes=())
 
 
 class Built(NamedTuple):
@@ -95,8 +94,7 @@ class Kind(NamedTuple):
     node: ast.ClassDef | None = None
 
 
-@dataclass(slots=True)
-class ModelCall:
+class ModelCall(NamedTuple):
     """A call of a model, with the modes the model can be in there.
 
     `chain`: the calls that lead from `scope` to the function with the call, outermost first (empty: it is in `scope`
@@ -126,13 +124,20 @@ class ModelCall:
         return bool(self.modes) and all(setting.mode == mode for setting in self.modes)
 
 
-@dataclass(slots=True)
 class State:
     """What is known between two statements."""
 
-    names: dict[str | Place, Objects] = field(default_factory=dict)
-    fields: dict[tuple[Object, str], Objects] = field(default_factory=dict)
-    modes: dict[Object, Modes] = field(default_factory=dict)
+    __slots__ = ("fields", "modes", "names")
+
+    def __init__(
+        self,
+        names: dict[str | Place, Objects],
+        fields: dict[tuple[Object, str], Objects],
+        modes: dict[Object, Modes],
+    ) -> None:
+        self.names = names
+        self.fields = fields
+        self.modes = modes
 
     def copy(self) -> State:
         return State(dict(self.names), dict(self.fields), dict(self.modes))
@@ -179,12 +184,11 @@ def as_before(name: str | Place) -> Objects:
 def field_before(key: tuple[Object, str]) -> Objects:
     owner, name = key
     if isinstance(owner, Place) and len(owner.attributes) < DEPTH:
-        return frozenset({replace(owner, attributes=(*owner.attributes, name))})
+        return frozenset({owner._replace(attributes=(*owner.attributes, name))})
     return NOTHING
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What a call of a function does: the state it leaves, what it returns, the models it calls."""
 
     exit: State | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary, ref
@@ -20,38 +19,37 @@ from auditor.static.modes.purpose import LOOPS, Loop, Purposes
 if TYPE_CHECKING:
     from auditor.static.source import Source
 
-_EVALUATES = re.compile(
-    r"\b(?:no_grad|inference_mode|set_grad_enabled|def \w*(?:eval|test|val|predict|infer))|jit\.trace"
-)
+_EVALUATES = r"\b(?:no_grad|inference_mode|set_grad_enabled|def \w*(?:eval|test|val|predict|infer))|jit\.trace"
 
 
-class Misplaced(NamedTuple):
-    """A call of a model in the wrong mode: `site`, the model's name there, what set the mode, through which calls."""
-
-    site: ast.Call
-    receiver: str
-    settings: tuple[Setting, ...]
-    chain: Chain
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated(Misplaced):
-    """An evaluation in train mode; further ones of the same model in the same function are part of it.
+class Evaluated(NamedTuple):
+    """An evaluation in train mode: the call `site` of the model named `receiver`, what set the mode, and the calls that
+    lead to the site from where it was set; further ones of the same model in the same function are part of it.
 
     `regions`: the outermost statements that only evaluate, in document order; `trains_again`: training may go on after
     them and would find the model in whatever mode it is left in.
     """
 
+    site: ast.Call
+    receiver: str
+    settings: tuple[Setting, ...]
+    chain: Chain
     regions: tuple[ast.stmt, ...]
     trains_again: bool
     traced: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Trained(Misplaced):
-    """A training step in eval mode, from the second round of `loop` on. `settings` hold the `eval()` that nothing
-    undoes; `start` is the statement before which `train()` belongs; `depends` whether that surely matters."""
+class Trained(NamedTuple):
+    """A training step in eval mode, from the second round of `loop` on; the first fields are those of Evaluated.
 
+    `settings` hold the `eval()` that nothing undoes; `start` is the statement before which `train()` belongs; `depends`
+    whether that surely matters.
+    """
+
+    site: ast.Call
+    receiver: str
+    settings: tuple[Setting, ...]
+    chain: Chain
     loop: Loop
     start: ast.stmt
     depends: bool | None
@@ -78,7 +76,7 @@ class ModePaths:
     @cached_property
     def evaluated(self) -> list[Evaluated]:
         """The evaluations of models that are surely in train mode and surely depend on it, in document order."""
-        if not _EVALUATES.search(self.source.text) or not self._builds_dependent_model():
+        if not re.search(_EVALUATES, self.source.text) or not self._builds_dependent_model():
             return []
         paths: dict[tuple[ast.AST, Chain, ast.Call], list[ModelCall]] = {}
         for call in modes_of(self.source).calls:
@@ -101,7 +99,7 @@ class ModePaths:
         for first, *others in groups.values():
             regions = tuple(dict.fromkeys(region for item in (first, *others) for region in item.regions))
             again = any(item.trains_again for item in (first, *others))
-            merged.append(replace(first, regions=regions, trains_again=again))
+            merged.append(first._replace(regions=regions, trains_again=again))
         return sorted(merged, key=_place)
 
     def _evaluated(self, calls: Sequence[ModelCall]) -> Evaluated | None:
@@ -240,7 +238,7 @@ class ModePaths:
         return found
 
 
-def _place(found: Misplaced) -> tuple[int, int]:
+def _place(found: Evaluated | Trained) -> tuple[int, int]:
     return found.site.lineno, found.site.col_offset
 
 

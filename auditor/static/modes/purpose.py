@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Loop = ast.For | ast.AsyncFor | ast.While
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_WORD = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
 
 # A function of such a name evaluates.
 EVALUATING = frozenset(
@@ -56,7 +56,7 @@ _SWITCH = frozenset({"torch.set_grad_enabled", "torch.autograd.set_grad_enabled"
 _DUMMY = frozenset(
     f"torch.{name}" for name in ("zeros", "ones", "rand", "randn", "empty", "randint", "full", "arange", "linspace")
 )
-_LOADS = re.compile(r"load_state_dict|load_weights|load_checkpoint|load_model|load_pretrained|restore")
+_LOADS = r"load_state_dict|load_weights|load_checkpoint|load_model|load_pretrained|restore"
 
 
 class Evaluation(NamedTuple):
@@ -70,7 +70,7 @@ class Evaluation(NamedTuple):
 
 def words(name: str) -> set[str]:
     """The words of an identifier: `val_loader` and `valLoader` both hold `val` and `loader`."""
-    return {word.lower() for word in _WORD.findall(name)}
+    return {word.lower() for word in re.findall(_WORD, name)}
 
 
 class Purposes:
@@ -196,7 +196,7 @@ class Purposes:
             return True
         scope = self._scope(sites[0])
         return not self.has_backward(self.source.tree.root) and any(
-            isinstance(node, ast.Call) and _LOADS.search(tail_of(node.func)) for node in walk_scope(scope)
+            isinstance(node, ast.Call) and re.search(_LOADS, tail_of(node.func)) for node in walk_scope(scope)
         )
 
     def _judges(self, site: ast.Call) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from auditor.static.modes import libraries
@@ -64,7 +63,7 @@ class Interpreter:
         return isinstance(owner, ast.ClassDef) and self.source.module_class(owner) is not None
 
     def run(self) -> Summary:
-        state = State()
+        state = State({}, {}, {})
         if not isinstance(self.scope, ast.Module):
             for argument in arguments(self.scope):
                 state.names[argument.arg] = frozenset({Place(self.scope, argument.arg)})
@@ -470,7 +469,7 @@ class Interpreter:
         depth = len(place.attributes)
         for other in list(state.modes):
             if isinstance(other, Place) and len(other.attributes) > depth:
-                above = replace(other, attributes=other.attributes[:depth])
+                above = other._replace(attributes=other.attributes[:depth])
                 if above == place:
                     del state.modes[other]
 
@@ -498,7 +497,7 @@ class Interpreter:
     def record(self, call: ModelCall) -> None:
         known = self.calls.get(call.key)
         if known is not None:
-            known.modes |= call.modes
+            self.calls[call.key] = known._replace(modes=known.modes | call.modes)
         elif len(self.calls) < _CALLS:
             self.calls[call.key] = call
 
