@@ -33,8 +33,10 @@ class MeasuredNorm:
     error: float
 
 
-def measured_norm(module: torch.nn.Module, width: int) -> MeasuredNorm | None:
+def measured_norm(module: torch.nn.Module, width: int, rank: int = 2) -> MeasuredNorm | None:
     """The norm over the last axis (of size `width`) that `module` computes, with ε as torch has it; None if it is none.
+
+    `rank`: the number of axes of its input, so that a norm over axis 1 of maps is not taken for one over the last axis.
 
     The module is left as it is. Compared in float64, with random parameters, on rows of scale 1e-3, 1 and 1e3: small
     rows show the size and place of ε. The gradient with respect to the input must agree too.
@@ -51,12 +53,13 @@ def measured_norm(module: torch.nn.Module, width: int) -> MeasuredNorm | None:
     with torch.no_grad():
         for parameter in clone.parameters():
             parameter.copy_(torch.rand(width, generator=generator, dtype=torch.float64) + 0.5)
-    rows = [torch.randn(4, width, generator=generator, dtype=torch.float64) * scale + 0.3 * scale for scale in SCALES]
+    shape = (4, *[3] * (rank - 2), width)
+    rows = [torch.randn(shape, generator=generator, dtype=torch.float64) * scale + 0.3 * scale for scale in SCALES]
     casts = _Casts()  # type: ignore[no-untyped-call]
     try:
         with casts:
             results = [_with_gradient(clone, row) for row in rows]
-            at_zero = clone(torch.zeros(2, width, dtype=torch.float64))
+            at_zero = clone(torch.zeros(shape, dtype=torch.float64))
     except Exception:  # it wants other inputs than one tensor, or another rank
         return None
     if not bool((at_zero == at_zero[:1]).all()):  # NaN: ε is missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,12 +34,20 @@ def chosen_rules(settings: Settings) -> list[Rule]:
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
     """The findings of `rules` in `text`. A syntax error is a problem of the result, not an exception."""
-    result = FileResult(path)
-    content = text.encode("utf-8", "surrogatepass")
+    return _read(path, text, _wanted(rules, text.encode("utf-8", "surrogatepass")), module)
+
+
+def _wanted(rules: Sequence[Rule], content: bytes) -> list[Rule]:
+    """The rules that can have a finding in a file with this content at all; each trigger is looked for once."""
     if b"torch" not in content:
-        return result
-    wanted = [rule for rule in rules if rule.wants(content)]
-    if not wanted:
+        return []
+    contains = functools.cache(content.__contains__)
+    return [rule for rule in rules if rule.reads_source and (not rule.triggers or any(map(contains, rule.triggers)))]
+
+
+def _read(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
+    result = FileResult(path)
+    if not rules:
         return result
     try:
         source = opened(path, text, module)
@@ -50,7 +59,7 @@ def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") ->
         return result
     result.parsed = True
     found: list[Finding] = []
-    for rule in wanted:
+    for rule in rules:
         try:
             found += rule.read(source)
         except RecursionError:
@@ -89,15 +98,15 @@ def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResu
     shown = files.display(path)
     try:
         content = files.read(path)
-        if b"torch" not in content or not any(rule.wants(content) for rule in rules):
+        wanted = [rule for rule in _wanted(rules, content) if not ignored_here(rule, path, settings)]
+        if not wanted:
             return FileResult(shown)
         text = files.decode(content)
     except OSError as error:
         return _unreadable(shown, error.strerror or str(error))
     except (ValueError, SyntaxError, LookupError) as error:
         return _unreadable(shown, f"cannot be decoded: {error}")
-    allowed = [rule for rule in rules if not ignored_here(rule, path, settings)]
-    return check_text(shown, text, allowed)
+    return _read(shown, text, wanted)
 
 
 def _unreadable(path: str, reason: str) -> FileResult:

@@ -108,7 +108,7 @@ class ModuleClass:
         """What each `self.name` is assigned in this class, in document order, also by `add_module` and `setattr`."""
         found: dict[str, list[Attribute]] = {}
         for method in self.methods.values():
-            for node in walk_scope(method):
+            for node in self.source.self_writes.get(method, ()):
                 for name, value in _assigned(node):
                     statement = self.source.statement_of(node)
                     attribute = Attribute(name, value, statement, method, self._is_conditional(node, method))

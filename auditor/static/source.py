@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import enum
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 from auditor.finding import Location
 from auditor.static.classes import ModuleClass
-from auditor.static.constants import evaluate
+from auditor.static.constants import enclosing_scope, evaluate
 from auditor.static.names import Names, Resolver
 from auditor.static.tree import Tree
 
 if TYPE_CHECKING:
     from auditor.static.flow import Flow
 
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -26,6 +29,7 @@ class Hidden(enum.Enum):
 
 
 HIDDEN: Final = Hidden.HIDDEN
+_SETTABLE = (ast.Attribute, ast.Tuple)
 
 
 class Source:
@@ -36,11 +40,20 @@ class Source:
         self.text = text
         self.module = module
         self._flows: dict[tuple[ModuleClass, Function], Flow] = {}
+        self._once: dict[tuple[object, ...], Any] = {}
         self.tree = Tree(ast.parse(text, filename=path, type_comments=False))
 
     def close(self) -> None:
         """Forget everything: the facts refer to each other, and would otherwise wait for the garbage collector."""
         self.__dict__.clear()
+
+    def once(self, compute: Callable[[Source, *Arguments], T], *arguments: *Arguments) -> T:
+        """`compute(self, *arguments)`, computed when it is first asked for."""
+        key = (compute, *arguments)
+        if key not in self._once:
+            self._once[key] = compute(self, *arguments)
+        found: T = self._once[key]
+        return found
 
     # Names and calls ------------------------------------------------------------------------------------------------
 
@@ -85,6 +98,10 @@ class Source:
         """Calls whose callee's last part is one of `tails`, resolved or not (`self.drop(x)`, `model.eval()`)."""
         found = {call: (call.lineno, call.col_offset) for tail in tails for call in self._calls.get(tail, ())}
         return sorted(found, key=found.__getitem__)
+
+    def calls_ending(self, ending: str) -> list[ast.Call]:
+        """Calls whose callee's last part ends in `ending`, in document order of each name."""
+        return [call for tail, calls in self._calls.items() if tail.endswith(ending) for call in calls]
 
     def argument(self, call: ast.Call, name: str, position: int | None = None) -> ast.expr | Hidden | None:
         """The argument called `name` (or at `position`); None if it is left out, HIDDEN if `*`/`**` may carry it."""
@@ -174,11 +191,38 @@ class Source:
         """The classes of this file that are nn.Modules, as far as can be seen."""
         return list(self._classes.values())
 
+    @cached_property
+    def _classes_by_name(self) -> dict[str, ModuleClass]:
+        return {facts.name: facts for facts in reversed(self._classes.values())}
+
     def module_class(self, node_or_name: ast.ClassDef | str) -> ModuleClass | None:
-        """Facts about a module class of this file, by node or by name."""
+        """Facts about a module class of this file, by node or by name (the first of that name)."""
         if isinstance(node_or_name, str):
-            return next((facts for node, facts in self._classes.items() if node.name == node_or_name), None)
+            return self._classes_by_name.get(node_or_name)
         return self._classes.get(node_or_name)
+
+    @cached_property
+    def constructions(self) -> dict[ast.AST | None, list[ast.Call]]:
+        """The calls that construct layers (see `layer_kind`), by the innermost function or class around them."""
+        found: dict[ast.AST | None, list[ast.Call]] = {}
+        for call in self.tree.all(ast.Call):
+            if self.layer_kind(call):
+                found.setdefault(enclosing_scope(self, call), []).append(call)
+        return found
+
+    @cached_property
+    def self_writes(self) -> dict[ast.AST | None, list[ast.AST]]:
+        """What may set an attribute of `self`, by the innermost function around it, in document order."""
+        written: list[ast.Assign | ast.AnnAssign | ast.Call] = []
+        for assignment in self.tree.all(ast.Assign):
+            if any(target.__class__ in _SETTABLE for target in assignment.targets):
+                written.append(assignment)
+        written += [node for node in self.tree.all(ast.AnnAssign) if node.target.__class__ in _SETTABLE]
+        written += self.calls_named("add_module", "register_module", "setattr")
+        found: dict[ast.AST | None, list[ast.AST]] = {}
+        for node in sorted(written, key=lambda node: (node.lineno, node.col_offset)):
+            found.setdefault(enclosing_scope(self, node), []).append(node)
+        return found
 
     def layer_kind(self, expression: ast.AST | None) -> str:
         """For a call that constructs a layer: the layer's dotted name, or the name of a module class of this file.
@@ -217,8 +261,7 @@ def opened(path: str, text: str, module: str = "") -> Source:
     next. Raises SyntaxError if `text` is no Python."""
     if _open and (_open[0].path, _open[0].text, _open[0].module) == (path, text, module):
         return _open[0]
-    source = Source(path, text, module)
     while _open:
         _open.pop().close()
-    _open.append(source)
-    return source
+    _open.append(Source(path, text, module))
+    return _open[0]

@@ -103,7 +103,7 @@ def computes_the_same(capture: Capture) -> Iterator[Finding]:
         location = class_row(cls)
         if not calls or calls & {"rms_norm", "layer_norm"} or _installed(location.path):
             continue
-        norm = measured_norm(facts.module, shape[-1])
+        norm = measured_norm(facts.module, shape[-1], len(shape))
         if norm is not None:
             paths = [p for p, other in capture.modules.items() if type(other.module) is cls]
             message = _message(cls.__name__, norm.function, f"{norm.epsilon:g}")

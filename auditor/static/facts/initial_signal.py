@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.reference import propagation
 from auditor.static.facts.chains import Chain, Link, chains, unrolled
-from auditor.static.facts.initialisers import INIT, Event, Initialisers, Write, spelled, write_of
+from auditor.static.facts.initialisers import INIT, Event, Initialisers, Write, spelled, weight_kinds, write_of
 from auditor.static.layers import CONVS, LINEARS, NN, PARAMETRIC, WEIGHTED
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ class Pair(NamedTuple):
 
 def equal_pairs(source: Source, zero: bool) -> Iterator[Pair]:
     """The pairs of a file that are both zero, or (`zero` False) both constant and not both zero; one per write."""
+    if not source.once(weight_kinds) & EQUAL:
+        return
     reported: set[ast.AST] = set()
     for facts in source.module_classes:
-        starts = Initialisers(source, facts)
+        starts = source.once(Initialisers, facts)
         for chain in chains(source, facts):
             for pair in _pairs(source, chain, starts):
                 if pair.zero is zero and not {pair.first_write.node, pair.second_write.node} & reported:
@@ -89,6 +91,8 @@ class Prediction(NamedTuple):
 
 def predictions(source: Source) -> Iterator[Prediction]:
     """One for every chain of the file, of two weight layers or more, whose widths and initialisers are known."""
+    if not source.once(weight_kinds):
+        return
     for facts in source.module_classes:
         for chain in chains(source, facts):
             if chain.whole and len(chain.links) > 1 and not any(link.normed for link in chain.links):
@@ -98,7 +102,7 @@ def predictions(source: Source) -> Iterator[Prediction]:
 
 
 def _prediction(source: Source, facts: ModuleClass, chain: Chain) -> Prediction | None:
-    starts = Initialisers(source, facts)
+    starts = source.once(Initialisers, facts)
     links = unrolled(source, chain)
     written = [write for link in chain.links if (write := starts.start(link.layer)[1]) is not None]
     if links is None or not written:
@@ -224,7 +228,7 @@ def _only_matrices(source: Source, write: Write) -> bool:
     events = [
         event
         for facts in source.module_classes
-        for event in Initialisers(source, facts).events
+        for event in source.once(Initialisers, facts).events
         if event.write.node is write.node
     ]
     return bool(events) and not any(event.could_fill(kind) for event in events for kind in _others(source, event))

@@ -215,6 +215,13 @@ def write_of(source: Source, node: ast.AST) -> Write | None:
     return None
 
 
+def weight_kinds(source: Source) -> frozenset[str]:
+    """The kinds of all known distributions that the file fills tensors with, biases left out."""
+    nodes = [*source.calls_ending("_"), *source.tree.all(ast.Assign)]
+    writes = [write for node in nodes if (write := write_of(source, node)) is not None]
+    return frozenset(write.distribution.kind for write in writes if write.name != "bias") - {UNKNOWN.kind}
+
+
 def _write(source: Source, node: ast.Call | ast.stmt, tensor: ast.expr, made: Distribution) -> Write | None:
     tensor, partial = _stripped(tensor)
     made = UNKNOWN if partial else made
@@ -791,20 +798,18 @@ def owners(source: Source, facts: ModuleClass) -> list[ModuleClass]:
         for other in source.module_classes:
             if other is facts or other in found:
                 continue
-            held = {
-                kind for items in other.attributes.values() for item in items for kind in _kinds(source, item.value)
-            }
-            if held & names:
+            if source.once(_kinds, other) & names:
                 found.append(other)
                 names.add(other.name)
                 grown = True
     return found
 
 
-def _kinds(source: Source, value: ast.expr) -> Iterator[str]:
-    for call in ast.walk(value):
-        if isinstance(call, ast.Call):
-            yield source.layer_kind(call)
+def _kinds(source: Source, facts: ModuleClass) -> frozenset[str]:
+    """The layers that the class holds in its attributes."""
+    values = [attribute.value for assigned in facts.attributes.values() for attribute in assigned]
+    calls = [node for value in values for node in ast.walk(value) if isinstance(node, ast.Call)]
+    return frozenset(source.layer_kind(call) for call in calls)
 
 
 def _outside(source: Source) -> list[Event]:

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.static.constants import enclosing_scope
 from auditor.static.facts.gating import call_sites, follows_mode, gated
 from auditor.static.facts.stateful import State, state_of
 from auditor.static.tree import walk_scope
@@ -35,8 +36,8 @@ class Built(NamedTuple):
 def built_in_forward(source: Source, facts: ModuleClass) -> Iterator[Built]:
     """The layers with a state that `forward`, or a method of the class that it reaches, builds, calls and forgets."""
     for method in _reached(source, facts):
-        for node in walk_scope(method):
-            if isinstance(node, ast.Call) and (state := state_of(source, node)) and not _is_part(source, node):
+        for node in source.constructions.get(method, ()):
+            if (state := state_of(source, node)) and not _is_part(source, node):
                 use = use_of(source, node, method)
                 on_purpose = state is State.MODE and (gated(source, node) or _rate_follows(source, node))
                 if use is not None and not on_purpose:
@@ -195,7 +196,7 @@ def _elements(source: Source, container: ast.expr) -> list[ast.Call]:
 def _added(source: Source, facts: ModuleClass, attribute: str, local: str, method: Function) -> Iterator[ast.Call]:
     """Layers that `append` and the like, or `held[key] = …`, put into the container."""
     for owner in facts.methods.values():
-        for node in walk_scope(owner):
+        for node in source.once(_additions).get(owner, ()):
             value: ast.expr | None = None
             match node:
                 case ast.Call(func=ast.Attribute(value=held, attr="append" | "insert" | "extend" as verb), args=args):
@@ -212,6 +213,16 @@ def _added(source: Source, facts: ModuleClass, attribute: str, local: str, metho
                     continue
                 value = bound
             yield from _elements(source, value)
+
+
+def _additions(source: Source) -> dict[ast.AST | None, list[ast.AST]]:
+    """What may put something into a container, by the innermost function around it, in document order."""
+    items = [node for node in source.tree.all(ast.Assign) if isinstance(node.targets[0], ast.Subscript)]
+    added: list[ast.Assign | ast.Call] = [*source.calls_named(*_ADDS), *items]
+    found: dict[ast.AST | None, list[ast.AST]] = {}
+    for node in sorted(added, key=lambda node: (node.lineno, node.col_offset)):
+        found.setdefault(enclosing_scope(source, node), []).append(node)
+    return found
 
 
 def _is_container(held: ast.expr, attribute: str, local: str) -> bool:

@@ -12,7 +12,6 @@ import enum
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 from auditor.static.facts.values import held
 from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
@@ -104,23 +103,16 @@ class Round(NamedTuple):
         return self.events[self.events.index(one) + 1 : self.events.index(other)]
 
 
-_ROUNDS: WeakKeyDictionary[Source, list[Round]] = WeakKeyDictionary()
-
-
 def rounds(source: Source) -> list[Round]:
     """One round of every loop in which something is differentiated or stepped, in document order, computed once."""
-    if source not in _ROUNDS:
-        _ROUNDS[source] = list(_rounds(source))
-    return _ROUNDS[source]
+    return source.once(_rounds)
 
 
 def is_optimizer(source: Source, call: ast.Call) -> bool:
     """Whether a construction surely makes one of torch's optimisers that step without a closure."""
     names = source.resolve(call.func)
     return bool(names) and all(
-        name.startswith("torch.optim.")
-        and not name.startswith(_SCHEDULERS)
-        and name.rpartition(".")[2] in _OPTIMIZERS
+        name.startswith("torch.optim.") and not name.startswith(_SCHEDULERS) and name.rpartition(".")[2] in _OPTIMIZERS
         for name in names
     )
 
@@ -183,14 +175,16 @@ def functions_of(source: Source, events: Sequence[Event]) -> list[Function]:
 # Reading a body -------------------------------------------------------------------------------------------------------
 
 
-def _rounds(source: Source) -> Iterator[Round]:
+def _rounds(source: Source) -> list[Round]:
     if ".step(" not in source.text and "backward" not in source.text:
-        return
+        return []
+    found: list[Round] = []
     reader = _Reader(source)
     for loop in sorted(source.tree.all(ast.For, ast.AsyncFor, ast.While), key=lambda node: node.lineno):
         events = tuple(reader.body(loop.body, _Place((), (), ())))
         if any(event.act in (Act.BACKWARD, Act.STEP) for event in events):
-            yield Round(loop, events)
+            found.append(Round(loop, events))
+    return found
 
 
 class _Place(NamedTuple):
@@ -219,8 +213,8 @@ class _Reader:
                 yield from self._expression(test, place)
                 yield from self.body(body, place.inside(statement, "body"))
                 yield from self.body(orelse, place.inside(statement, "else"))
-            case ast.For(iter=iterable, body=body, orelse=orelse) | ast.AsyncFor(
-                iter=iterable, body=body, orelse=orelse
+            case (
+                ast.For(iter=iterable, body=body, orelse=orelse) | ast.AsyncFor(iter=iterable, body=body, orelse=orelse)
             ):
                 yield from self._expression(iterable, place)
                 yield from self.body(body, place._replace(loops=(*place.loops, statement)))
