@@ -45,6 +45,10 @@ class ModuleClass:
     def forward(self) -> Function | None:
         return self.methods.get("forward")
 
+    def spans(self, node: ast.expr | ast.stmt) -> bool:
+        """Whether `node` stands in the class."""
+        return self.node.lineno <= node.lineno <= (self.node.end_lineno or 0)
+
     def is_module(self, classes: Mapping[ast.ClassDef, ModuleClass], depth: int = 10) -> bool:
         """Whether this is an nn.Module: a base is torch's or another such class of the file, or (a base imported
         from elsewhere) it has a `forward(self, …)` and calls `super().__init__`, as only modules do."""

@@ -53,8 +53,9 @@ class Tree:
                 by_type[node_type].append(node)
             except KeyError:
                 by_type[node_type] = [node]
+            values = node.__dict__
             for field in fields[node_type]:
-                child = getattr(node, field)
+                child = values[field]
                 if child.__class__ is list:
                     for item in reversed(child):
                         if item is not None and item.__class__ is not str:

@@ -119,12 +119,14 @@ def _meant(capture: Capture, layer: LayerProbe) -> bool:
 
 def _by_heads(weight: Tensor) -> bool:
     """Whether whole blocks of different rows are repeated."""
+    import torch
+
     from auditor.dynamic.probe import repeated_rows, rows_of
 
     rows = rows_of(weight)
     sizes = [size for size in range(2, len(rows) // 2 + 1) if len(rows) % size == 0]
     return any(
-        all(repeated_rows(block) == 0 for block in rows.split(size))
+        all(repeated_rows(block) == 0 for block in torch.split(rows, size))
         and repeated_rows(rows.reshape(len(rows) // size, -1)) > 0
         for size in sizes
     )

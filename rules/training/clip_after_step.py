@@ -48,6 +48,7 @@ from auditor.fix.claims import outputs, parameters, state_dict_keys
 from auditor.fix.edit import Edit, insert_before, remove
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.training_loops import Act, Event, Round, is_scaler, rounds
+from auditor.static.facts.values import held
 from auditor.static.source import Source
 
 rule = Rule(
@@ -111,8 +112,6 @@ def _scaled(source: Source, found: Round, clip: Event) -> tuple[str, Event] | No
         scales = isinstance(loss, ast.Call) and isinstance(loss.func, ast.Attribute) and loss.func.attr == "scale"
         before = found.events.index(backward) < found.events.index(clip)
         if scales and before and isinstance(scaler, ast.Attribute) and backward.happens_with(clip):
-            from auditor.static.facts.values import held
-
             made = held(source, scaler.value)
             if made and all(is_scaler(source, item) for item in made):
                 return SCALED, steps[0]

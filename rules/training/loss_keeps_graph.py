@@ -126,11 +126,12 @@ def _is_same(source: Source, loop: Loop, loss: ast.Name, statement: ast.stmt) ->
         return False
     function = source.function_of(loop) or source.tree.root
     return not any(
-        isinstance(node, ast.Attribute)
-        and node.attr in ("backward", "detach_", "data")
-        and ast.unparse(node.value) == total
+        isinstance(node, ast.Attribute) and node.attr in _CUTS and ast.unparse(node.value) == total
         for node in ast.walk(function)
     )
+
+
+_CUTS = frozenset({"backward", "detach_", "data"})
 
 
 def _is_number(value: ast.expr) -> bool:

@@ -88,16 +88,14 @@ def _without_backward(source: Source, found: Round) -> Iterator[Event]:
         return
     for step in steps:
         zeroed = any(event.thing.is_surely(step.thing) for event in found.all(Act.ZERO))
-        if zeroed and not step.call.args and not step.call.keywords:
-            if not may_be_done_elsewhere(source, found.events, step.thing):
-                yield step
+        alone = zeroed and not step.call.args and not step.call.keywords
+        if alone and not may_be_done_elsewhere(source, found.events, step.thing):
+            yield step
 
 
 def _without_step(source: Source, found: Round) -> Iterator[Event]:
     """zero_grad of an optimiser that is built in the file, stays there, and is never stepped."""
-    if "step" in {getattr(node, "attr", getattr(node, "arg", "")) for node in _mentions(source)}:
-        return
-    if not found.all(Act.BACKWARD):
+    if any(node.attr == "step" for node in source.tree.all(ast.Attribute)) or not found.all(Act.BACKWARD):
         return
     for zero in found.all(Act.ZERO):
         made = zero.thing.made
@@ -105,14 +103,10 @@ def _without_step(source: Source, found: Round) -> Iterator[Event]:
             yield zero
 
 
-def _mentions(source: Source) -> Iterator[ast.AST]:
-    yield from source.tree.all(ast.Attribute)
-
-
 def _stays(source: Source, text: str) -> bool:
     """Whether the optimiser is a local variable that is only used through its methods."""
     for node in source.tree.all(ast.Name):
-        if node.id == text and isinstance(node.ctx, ast.Load):
-            if not isinstance(source.tree.parent(node), ast.Attribute):
-                return False
+        loaded = node.id == text and isinstance(node.ctx, ast.Load)
+        if loaded and not isinstance(source.tree.parent(node), ast.Attribute):
+            return False
     return text.isidentifier()

@@ -2,7 +2,8 @@
 
 ## What it finds
 A training loop that differentiates and steps in every round, in which no `zero_grad` stands on any path: not in the
-loop, not in the functions of the file that it calls, not in a closure. A warning where the optimiser comes from elsewhere.
+loop, not in the functions of the file that it calls, not in a closure. A warning where the optimiser comes from
+elsewhere.
 
 ## Why it matters
 `backward()` adds to `.grad`. Without `zero_grad()` each step uses the sum of all gradients since the start: the

@@ -113,11 +113,8 @@ def schedule_last(source: Source, finding: Finding) -> list[Edit] | None:
         return None
     leaves = any(isinstance(node, (ast.Continue, ast.Break, ast.Return)) for node in ast.walk(loop))
     last = loop.body[-1]
-    used = any(
-        "lr" in ast.unparse(node) and "sched" in ast.unparse(node).lower()
-        for node in loop.body
-        if node is not statement
-    )
+    others = [ast.unparse(node).lower() for node in loop.body if node is not statement]
+    used = any("lr" in text and "sched" in text for text in others)
     if leaves or last is statement or used:
         return None
     return [remove(statement), insert_after(last, ast.unparse(statement))]

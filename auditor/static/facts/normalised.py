@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.finding import Note
 from auditor.rule import span
+from auditor.static.constants import enclosing_scope
 from auditor.static.flow import Op, children
 from auditor.static.layers import BATCH_NORMS, CONVS, INSTANCE_NORMS, NN
-from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -61,13 +61,16 @@ def is_plain_bias(bias: object) -> bool:
 
 def followed_by_norm(source: Source) -> Iterator[Followed]:
     """Every such pair, each layer once, in document order; layers with any other use are left out."""
-    if re.search(_SPECIAL, source.text):
+    norms = [call for calls in source.constructions.values() for call in calls if source.layer_kind(call) in _NORMS]
+    if not norms or re.search(_SPECIAL, source.text):
         return
     found: dict[ast.Call, Followed] = {}
     refused: set[ast.Call] = set()
     for chain in _chains(source):
         _collect(source, chain, found, refused)
     for facts in source.module_classes:
+        if not any(holder.spans(norm) for holder in (facts, *facts.ancestors) for norm in norms):
+            continue
         flow = source.flow(facts)
         if flow is None or "train" in facts.methods:
             continue
@@ -83,6 +86,7 @@ def followed_by_norm(source: Source) -> Iterator[Followed]:
     yield from sorted((pair for layer, pair in found.items() if layer not in refused), key=_position)
 
 
+_NORMS = BATCH_NORMS | INSTANCE_NORMS | {NN + "GroupNorm"}
 _LAYERS = CONVS | {NN + "Linear", NN + "LazyLinear"}
 
 
@@ -149,26 +153,29 @@ def _only_called(source: Source, facts: ModuleClass, attribute: str) -> bool:
 
     While setting up, they may also touch its weight.
     """
-    for family in source.module_classes:
-        if family is not facts and facts not in family.ancestors and family not in facts.ancestors:
-            continue
-        for name, method in family.methods.items():
-            for node in walk_scope(method):
-                if not _is_own(node, attribute) or not isinstance(getattr(node, "ctx", None), ast.Load):
-                    continue
-                parent = source.tree.parent(node)
-                called = isinstance(parent, ast.Call) and parent.func is node
-                weight = name in _SETS_UP and isinstance(parent, ast.Attribute) and parent.attr == "weight"
-                if not (called or weight):
-                    return False
+    related = [
+        other
+        for other in source.module_classes
+        if other is facts or facts in other.ancestors or other in facts.ancestors
+    ]
+    methods = {method: name for family in related for name, method in family.methods.items()}
+    for node in source.once(_own_attributes).get(attribute, ()):
+        name = methods.get(enclosing_scope(source, node))  # type: ignore[arg-type]
+        parent = source.tree.parent(node)
+        called = isinstance(parent, ast.Call) and parent.func is node
+        weight = name in _SETS_UP and isinstance(parent, ast.Attribute) and parent.attr == "weight"
+        if name is not None and not (called or weight):
+            return False
     return True
 
 
-def _is_own(node: ast.AST, attribute: str) -> bool:
-    match node:
-        case ast.Attribute(value=ast.Name(id="self"), attr=attr):
-            return attr == attribute
-    return False
+def _own_attributes(source: Source) -> dict[str, list[ast.Attribute]]:
+    """The places of the file where `self.<name>` is read, by name."""
+    found: dict[str, list[ast.Attribute]] = {}
+    for node in source.tree.all(ast.Attribute):
+        if isinstance(node.value, ast.Name) and node.value.id == "self" and isinstance(node.ctx, ast.Load):
+            found.setdefault(node.attr, []).append(node)
+    return found
 
 
 def _replaced(source: Source, facts: ModuleClass, attribute: str) -> bool:

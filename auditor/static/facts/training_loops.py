@@ -149,11 +149,12 @@ def may_be_done_elsewhere(source: Source, events: Sequence[Event], *things: Thin
         texts = {ast.unparse(part) for part in given}
         if _TRAINS.search(tail) or "self" in texts or texts & {thing.text for thing in things}:
             return True
-        own = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)
-        if own and function.value.id == "self" and not _is_attribute(source, event.call, tail):  # type: ignore[union-attr]
-            return True
-        if own and function.value.id in {thing.text for thing in things}:  # type: ignore[union-attr]
-            return True
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+            receiver = function.value.id
+            if receiver == "self" and not _is_attribute(source, event.call, tail):
+                return True
+            if receiver in {thing.text for thing in things}:
+                return True
     return False
 
 
@@ -180,7 +181,8 @@ def _rounds(source: Source) -> list[Round]:
         return []
     found: list[Round] = []
     reader = _Reader(source)
-    for loop in sorted(source.tree.all(ast.For, ast.AsyncFor, ast.While), key=lambda node: node.lineno):
+    loops: list[Loop] = [*source.tree.all(ast.For), *source.tree.all(ast.AsyncFor), *source.tree.all(ast.While)]
+    for loop in sorted(loops, key=lambda node: node.lineno):
         events = tuple(reader.body(loop.body, _Place((), (), ())))
         if any(event.act in (Act.BACKWARD, Act.STEP) for event in events):
             found.append(Round(loop, events))
@@ -339,9 +341,10 @@ class _Reader:
         source = self.source
         match call.func:
             case ast.Name(id=name):
+                functions: list[Function] = [*source.tree.all(ast.FunctionDef), *source.tree.all(ast.AsyncFunctionDef)]
                 found = [
                     node
-                    for node in source.tree.all(ast.FunctionDef, ast.AsyncFunctionDef)
+                    for node in functions
                     if node.name == name and not isinstance(source.tree.parent(node), ast.ClassDef)
                 ]
                 return found[0] if len(found) == 1 and not source.names.stores(name) else None
