@@ -158,9 +158,9 @@ def _only_called(source: Source, facts: ModuleClass, attribute: str) -> bool:
         for other in source.module_classes
         if other is facts or facts in other.ancestors or other in facts.ancestors
     ]
-    methods = {method: name for family in related for name, method in family.methods.items()}
+    methods: dict[ast.AST | None, str] = {method: name for family in related for name, method in family.methods.items()}
     for node in source.once(_own_attributes).get(attribute, ()):
-        name = methods.get(enclosing_scope(source, node))  # type: ignore[arg-type]
+        name = methods.get(enclosing_scope(source, node))
         parent = source.tree.parent(node)
         called = isinstance(parent, ast.Call) and parent.func is node
         weight = name in _SETS_UP and isinstance(parent, ast.Attribute) and parent.attr == "weight"

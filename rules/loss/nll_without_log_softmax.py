@@ -1,0 +1,81 @@
+"""A negative log-likelihood of something that is no log-probability.
+
+## What it finds
+Probabilities (softmax, sigmoid) or raw outputs of a weight layer, on every path, that reach `F.nll_loss` or an
+`nn.NLLLoss`: within one function, or across modules of one file.
+
+## Why it matters
+`nll_loss` only picks the entry of the target class and changes its sign. Of probabilities it is bounded by -1 and its
+gradient does not grow where the model is wrong; of raw outputs it has no lower bound at all: the loss falls for ever
+while the model learns to output large numbers.
+
+## Example
+    def step(model, x, target):
+        return F.nll_loss(F.softmax(model(x), dim=1), target)
+
+## Use instead
+    def step(model, x, target):
+        return F.nll_loss(F.log_softmax(model(x), dim=1), target)
+
+## When to ignore it
+When the linear loss of probabilities is wanted (an expected accuracy), and said so.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from auditor.finding import Finding, Severity
+from auditor.fix.claims import parameters, ranking, state_dict_keys
+from auditor.fix.edit import Edit, replace
+from auditor.rule import Category, Rule
+from auditor.static.facts.endings import Ending
+from auditor.static.facts.losses import fed_with, loss_calls
+from auditor.static.source import Source
+
+rule = Rule(
+    __name__,
+    code="LOS003",
+    category=Category.CORRECTNESS,
+    severity=Severity.ERROR,
+    summary="`nll_loss` of something that is no log-probability",
+    triggers=("nll_loss", "NLLLoss"),
+)
+
+FUNCTION, LAYER = "torch.nn.functional.nll_loss", "torch.nn.NLLLoss"
+PROBABILITIES = Ending(
+    functions=frozenset({"torch.softmax", "torch.nn.functional.softmax", "torch.sigmoid"}),
+    layers=frozenset({"torch.nn.Softmax", "torch.nn.Sigmoid"}),
+)
+LOGITS = Ending(
+    functions=frozenset({"torch.nn.functional.linear"}),
+    layers=frozenset({"torch.nn.Linear", "torch.nn.Conv1d", "torch.nn.Conv2d", "torch.nn.LazyLinear"}),
+)
+LOG = {"softmax": "log_softmax", "Softmax": "LogSoftmax"}
+
+
+@rule.static
+def no_logarithm(source: Source) -> Iterator[Finding]:
+    """Probabilities or logits on every path to the input of the loss."""
+    for ending, what in ((PROBABILITIES, "probabilities"), (LOGITS, "raw outputs")):
+        for call, notes in fed_with(source, loss_calls(source, FUNCTION, LAYER), ending).items():
+            message = f"`nll_loss` takes log-probabilities, and gets {what}: its value is no likelihood"
+            yield rule.finding(call, message, notes=notes)
+
+
+@rule.fix(
+    "take the log-softmax",
+    applicability="unsafe",
+    keeps=[parameters(), state_dict_keys(), ranking(mode="eval")],
+)
+def take_the_logarithm(source: Source, finding: Finding) -> Edit | None:
+    """`softmax` → `log_softmax`, in whichever of its forms."""
+    call = source.node_at(finding.location, ast.Call)
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in LOG:
+        text = ast.get_source_segment(source.text, call.func.value)
+        return replace(call.func, f"{text}.{LOG[call.func.attr]}") if text else None
+    return None

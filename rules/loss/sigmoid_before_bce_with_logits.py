@@ -1,0 +1,100 @@
+"""Sigmoid applied to what goes into a binary cross-entropy with logits.
+
+## What it finds
+A value that is a sigmoid on every path and reaches `F.binary_cross_entropy_with_logits` or an `nn.BCEWithLogitsLoss`:
+within one function, or across modules of one file. On the running model: the same in a forward that computes its own
+loss.
+
+## Why it matters
+The loss takes logits and applies the sigmoid itself. Given probabilities it squashes them a second time into
+[0.5, 0.73]: the loss of a perfect prediction is 0.31 for a positive and 0.69 for a negative instead of 0, and gradients
+are at most a quarter of what they should be.
+
+## Example
+    def step(model, x, target):
+        probabilities = torch.sigmoid(model(x))
+        return F.binary_cross_entropy_with_logits(probabilities, target)
+
+## Use instead
+    def step(model, x, target):
+        return F.binary_cross_entropy_with_logits(model(x), target)
+
+## When to ignore it
+When a soft bound on the loss is wanted, and said so.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import parameters, ranking, state_dict_keys
+from auditor.fix.edit import Edit, replace
+from auditor.rule import Category, Rule
+from auditor.static.facts.endings import Ending
+from auditor.static.facts.losses import fed_with, loss_calls, used_otherwise, without
+from auditor.static.facts.values import RESHAPING
+from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture, NodeFacts
+
+rule = Rule(
+    __name__,
+    code="LOS002",
+    category=Category.CORRECTNESS,
+    severity=Severity.ERROR,
+    summary="sigmoid before a loss that applies it itself",
+    triggers=("binary_cross_entropy_with_logits", "BCEWithLogitsLoss"),
+)
+
+FUNCTION = "torch.nn.functional.binary_cross_entropy_with_logits"
+SIGMOID = Ending(
+    functions=frozenset({"torch.sigmoid", "torch.nn.functional.sigmoid", "torch.special.expit"}),
+    layers=frozenset({"torch.nn.Sigmoid"}),
+)
+MESSAGE = "the loss applies the sigmoid itself: fed with probabilities, it stays far from 0 and learns slowly"
+
+
+@rule.static
+def squashed_twice(source: Source) -> Iterator[Finding]:
+    """A sigmoid on every path to the input of the loss; reported once, with all the losses it reaches."""
+    losses = loss_calls(source, FUNCTION, "torch.nn.BCEWithLogitsLoss")
+    for sigmoid, notes in fed_with(source, losses, SIGMOID).items():
+        yield rule.finding(sigmoid, MESSAGE, notes=notes)
+
+
+@rule.dynamic
+def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
+    """A chain sigmoid → loss in the recorded forward, with nothing but rearrangements in between."""
+    mode = "train" if capture.nodes("train") else "eval"
+    for loss in capture.calls_to(mode, FUNCTION):
+        node: NodeFacts | None = loss.inputs[0] if loss.inputs else None
+        while node is not None and node.operation in RESHAPING | {"getitem"} and node.inputs:
+            node = node.inputs[0]
+        if node is not None and node.operation == "sigmoid":
+            layer = capture.modules[node.module]
+            in_chain = layer.parent and capture.modules[layer.parent].kind == "torch.nn.Sequential"
+            where = layer if in_chain and layer.kind in SIGMOID.layers else node
+            yield rule.finding(where, MESSAGE, modules=[node.module], notes=[Note(loss.location, "the loss")])
+
+
+@rule.fix(
+    "remove the sigmoid",
+    applicability="unsafe",  # thresholds of 0.5 elsewhere become thresholds of 0
+    keeps=[parameters(), state_dict_keys(), ranking(mode="eval")],
+)
+def hand_over_logits(source: Source, finding: Finding) -> Edit | None:
+    """The sigmoid's input in its place; an `nn.Identity` for a layer of a Sequential, so that no layer changes name."""
+    call = source.node_at(finding.location, ast.Call)
+    if not isinstance(call, ast.Call):
+        return None
+    if source.layer_kind(call) in SIGMOID.layers:
+        return replace(call, f"{ast.unparse(call.func).rpartition('.')[0] or 'torch.nn'}.Identity()")
+    text = without(source, call)
+    return replace(call, text) if text is not None and not used_otherwise(source, call, finding.notes) else None
