@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -381,6 +380,12 @@ def _mode(options: dict[str, Any]) -> Any:
     )
 
 
+def _terminal_width() -> int:
+    import shutil  # pulls in the compression libraries
+
+    return shutil.get_terminal_size().columns
+
+
 class _Progress:
     """A bar on standard error that says what is being done; only where a person is watching and waiting."""
 
@@ -396,7 +401,7 @@ class _Progress:
         counted = re.search(r"\((\d+) of (\d+)\)$", message)
         share = int(counted[1]) / int(counted[2]) if counted else 0.0
         bar = "#" * round(BAR * share) + "-" * (BAR - round(BAR * share))
-        width = shutil.get_terminal_size().columns - 1
+        width = _terminal_width() - 1
         click.echo("\r\x1b[K" + f"[{bar}] {message}"[:width], err=True, nl=False)
         self.shown = True
 
@@ -432,7 +437,7 @@ def _finish(report: Report, settings: Settings, options: dict[str, Any], *, to_s
         verbose=options["verbose"],
         quiet=options["quiet"],
         statistics=options["statistics"],
-        width=shutil.get_terminal_size().columns if on_screen else None,
+        width=_terminal_width() if on_screen else None,
     )
     if file is None:
         to_stderr = to_stderr or (name == "text" and options["diff"] and bool(report.diffs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import json
+import marshal
 import os
 import re
 import sys
@@ -69,12 +69,12 @@ class _Index:
     """What is known of rule files without executing them, kept between runs; a file is known by its time and size."""
 
     def __init__(self) -> None:
-        self.path = cache_folder() / f"rules-{__version__}.json"
+        self.path = cache_folder() / f"rules-{__version__}-{sys.implementation.cache_tag}.bin"
         self.entries: dict[str, Any] = {}
         self.changed = False
         try:
-            self.entries = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
+            self.entries = marshal.loads(self.path.read_bytes())
+        except (OSError, ValueError, EOFError, TypeError):
             self.changed = True  # no index yet, or one that cannot be read: it is made anew
 
     def rule(self, module: str, path: str) -> Rule:
@@ -95,7 +95,7 @@ class _Index:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.entries), encoding="utf-8")
+            temporary.write_bytes(marshal.dumps(self.entries))
             temporary.replace(self.path)
 
 

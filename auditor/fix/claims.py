@@ -57,10 +57,6 @@ class Claim(NamedTuple):
     kind: str
     options: tuple[tuple[str, Any], ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"unknown claim {self.kind!r}")
-
     @property
     def must(self) -> str:
         """`"equal"` or `"improve"`."""
@@ -94,6 +90,8 @@ class Claim(NamedTuple):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Claim:
         """The claim that `to_json` gave; ValueError for an unknown kind."""
+        if data["kind"] not in _KINDS:
+            raise ValueError(f"unknown claim {data['kind']!r}")
         options = data.get("options", {})
         return cls(data["kind"], tuple((name, _tupled(value)) for name, value in options.items()))
 

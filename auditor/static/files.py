@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -114,6 +112,9 @@ def decode(content: bytes) -> str:
     if content.isascii():
         text = content.decode("ascii")
     else:
+        import io
+        import tokenize
+
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = content.decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -100,7 +100,8 @@ def _is_plain(source: Source, facts: ModuleClass, method: Function) -> bool:
     """A method without arguments that fills weights, in a class whose bases cannot call it unseen."""
     alone = [argument.arg for argument in method.args.args] == ["self"] and not method.decorator_list
     ends = "__init__" in facts.methods and not facts.has_unseen_base and not _inherited(source, facts)
-    return alone and ends and any(write_of(source, node) is not None for node in walk_scope(method))
+    writes = [write for node in walk_scope(method) if (write := write_of(source, node)) is not None]
+    return alone and ends and any(write.name.startswith(("weight", "bias")) for write in writes)
 
 
 def _inherited(source: Source, facts: ModuleClass) -> bool:
@@ -127,6 +128,8 @@ def _is_called(source: Source, facts: ModuleClass, name: str) -> bool:
             own = isinstance(node.value, ast.Name) and node.value.id == "self"
             if place is None or place[0] is facts or not own:
                 return True
+    if source.calls_named("reset"):  # torch_geometric's, which resets whatever it is given
+        return True
     return any(isinstance(node.value, str) and name in node.value for node in _strings(source))
 
 

@@ -30,7 +30,7 @@ import ast
 from collections.abc import Iterator
 
 from auditor.finding import Finding, Severity
-from auditor.fix.claims import parameters, ranking, state_dict_keys
+from auditor.fix.claims import loss_floor, parameters, ranking, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
 from auditor.static.facts.endings import Ending
@@ -70,7 +70,8 @@ def no_logarithm(source: Source) -> Iterator[Finding]:
 @rule.fix(
     "take the log-softmax",
     applicability="unsafe",
-    keeps=[parameters(), state_dict_keys(), ranking(mode="eval")],
+    keeps=[parameters(), ranking(mode="eval")],
+    gains=[loss_floor(mode="eval"), repeatable(mode="eval", idempotent=True)],
 )
 def take_the_logarithm(source: Source, finding: Finding) -> Edit | None:
     """`softmax` → `log_softmax`, in whichever of its forms."""

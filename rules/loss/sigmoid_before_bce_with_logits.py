@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
-from auditor.fix.claims import parameters, ranking, state_dict_keys
+from auditor.fix.claims import loss_floor, parameters, ranking, repeatable
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
 from auditor.static.facts.endings import Ending
@@ -87,7 +87,8 @@ def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
 @rule.fix(
     "remove the sigmoid",
     applicability="unsafe",  # thresholds of 0.5 elsewhere become thresholds of 0
-    keeps=[parameters(), state_dict_keys(), ranking(mode="eval")],
+    keeps=[parameters(), ranking(mode="eval")],
+    gains=[loss_floor(mode="eval"), repeatable(mode="eval", idempotent=True)],
 )
 def hand_over_logits(source: Source, finding: Finding) -> Edit | None:
     """The sigmoid's input in its place; an `nn.Identity` for a layer of a Sequential, so that no layer changes name."""

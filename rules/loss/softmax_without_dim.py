@@ -30,7 +30,7 @@ import ast
 from collections.abc import Iterator
 
 from auditor.finding import Finding, Severity
-from auditor.fix.claims import outputs, parameters, shapes
+from auditor.fix.claims import outputs, parameters, repeatable, samples_independent, shapes
 from auditor.fix.edit import Applicability, Fix, set_argument
 from auditor.rule import Category, Rule
 from auditor.static.facts.axis_counts import axis_count
@@ -69,7 +69,11 @@ def _axes(source: Source, call: ast.Call) -> int | None:
     return axis_count(source, given) if isinstance(given, ast.expr) else None
 
 
-@rule.fix("name the axis", applicability="unsafe", keeps=[parameters(), shapes(mode="eval")])
+KEPT = (parameters(), shapes(mode="eval"))
+GAINED = (samples_independent(mode="eval"), repeatable(mode="eval", idempotent=True))
+
+
+@rule.fix("normalise the last axis", applicability="unsafe", keeps=KEPT, gains=GAINED)
 def name_the_axis(source: Source, finding: Finding) -> Fix | None:
     """The last axis in place of the batch; the axis that torch takes already where the input has two."""
     call = source.node_at(finding.location, ast.Call)
@@ -79,4 +83,4 @@ def name_the_axis(source: Source, finding: Finding) -> Fix | None:
     edits = (set_argument(call, "dim", "1" if axes == 2 else "-1"),)
     if axes == 2:
         return Fix("name the axis", edits, Applicability.SAFE, (parameters(), outputs(mode="eval")))
-    return Fix("normalise the last axis", edits, Applicability.UNSAFE, (parameters(), shapes(mode="eval")))
+    return Fix("normalise the last axis", edits, Applicability.UNSAFE, KEPT, GAINED)

@@ -1,8 +1,8 @@
 """One BatchNorm used at several places of a forward.
 
 ## What it finds
-A BatchNorm that one forward calls behind different layers: `self.norm(self.first(x))`, then `self.norm(self.second(x))`.
-In a run, one that was called several times in one forward.
+A BatchNorm that one forward calls behind different layers: `self.norm(self.first(x))`, then
+`self.norm(self.second(x))`. In a run, one that was called several times in one forward.
 
 ## Why it matters
 Its running statistics become a mixture of those of all places. In training each call normalises by its own batch; in

@@ -77,8 +77,9 @@ def _listed(call: ast.Call) -> list[ast.expr]:
 
 def _is_copying(node: ast.expr) -> bool:
     """`[copy.deepcopy(x) for _ in range(n)]`."""
-    elements = isinstance(node, (ast.ListComp, ast.GeneratorExp)) and len(node.generators) == 1
-    return elements and isinstance(node.elt, ast.Call) and _named_deepcopy(node.elt)  # type: ignore[union-attr]
+    if not isinstance(node, (ast.ListComp, ast.GeneratorExp)) or len(node.generators) != 1:
+        return False
+    return isinstance(node.elt, ast.Call) and _named_deepcopy(node.elt)
 
 
 def _named_deepcopy(call: ast.Call) -> bool:
