@@ -70,7 +70,7 @@ MESSAGE = "zeroes class scores in training: the loss cannot fall below about p Â
 def on_scores(source: Source) -> Iterator[Finding]:
     """A dropout behind a weight layer whose every use ends in a softmax that is returned, or in a classifier's loss."""
     for dropout in dropped_scores(source):
-        yield rule.finding(dropout.call, MESSAGE, **({} if dropout.rate is None else {"rate": dropout.rate}))
+        yield rule.finding(dropout.call, MESSAGE, rate=dropout.rate)
 
 
 @rule.dynamic

@@ -76,7 +76,7 @@ def never_applied(source: Source) -> Iterator[Finding]:
     for call in source.calls_to(*RECURRENT):
         if _has_one_layer(source, call) and _is_asked_for(source, call):
             yield rule.finding(call, ONE_LAYER)
-    for layer in unused_layers(source, DROPOUTS):
+    for layer in unused_layers(source, frozenset(DROPOUTS)):
         if source.constant(source.argument(layer.value, "p", 0)) == 0 or _is_admitted(source, layer.value):
             continue
         message = f"`self.{layer.name}` is built and never used: nothing is dropped here"

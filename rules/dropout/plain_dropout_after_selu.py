@@ -69,7 +69,7 @@ def behind_selu(source: Source) -> Iterator[Finding]:
     """An elementwise dropout every use of which gets the output of a SELU and is not followed by a norm."""
     for dropout in dropouts(source):
         if dropout.is_elementwise and all(_is_behind_selu(op) and not _is_normed(op) for op in dropout.uses):
-            yield rule.finding(dropout.call, MESSAGE, **({} if dropout.rate is None else {"rate": dropout.rate}))
+            yield rule.finding(dropout.call, MESSAGE, rate=dropout.rate)
 
 
 def _is_behind_selu(op: Op) -> bool:
