@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.layers import MODULE_BASES
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -146,7 +146,7 @@ class ModuleClass:
 
     def constructions(self, value: ast.AST) -> list[ast.Call]:
         """All layer constructions inside the expression `value`."""
-        inner = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
+        inner = [node for node in walk(value) if isinstance(node, ast.Call)]
         return [call for call in inner if self.source.layer_kind(call)]
 
     @cached_property

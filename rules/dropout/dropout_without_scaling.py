@@ -57,6 +57,7 @@ from auditor.rule import Category, Rule
 from auditor.static.facts.gating import gated
 from auditor.static.facts.masks import Mask, masks
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -95,9 +96,9 @@ def unscaled_product(source: Source) -> Iterator[Finding]:
 
 def _scales(source: Source, mask: Mask) -> bool:
     """Whether anything in the function or its class may be the scaling: a division, or a product with the rate."""
-    rate = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(ast.parse(mask.keep))} - {"self", ""}
-    drawn = {*ast.walk(mask.draw), mask.product}
-    for node in ast.walk(source.class_of(mask.function) or mask.function):
+    rate = {getattr(node, "id", getattr(node, "attr", "")) for node in walk(ast.parse(mask.keep))} - {"self", ""}
+    drawn = {*walk(mask.draw), mask.product}
+    for node in walk(source.class_of(mask.function) or mask.function):
         match node:
             case ast.BinOp(op=ast.Div() | ast.FloorDiv()) | ast.AugAssign(op=ast.Div()):
                 return True
@@ -117,8 +118,7 @@ def _scales(source: Source, mask: Mask) -> bool:
 def _mentions(node: ast.AST, names: set[str]) -> bool:
     """Whether a product has one of these names, or a number, in it."""
     return any(
-        isinstance(item, ast.Constant) or getattr(item, "id", getattr(item, "attr", "")) in names
-        for item in ast.walk(node)
+        isinstance(item, ast.Constant) or getattr(item, "id", getattr(item, "attr", "")) in names for item in walk(node)
     )
 
 

@@ -46,6 +46,7 @@ from auditor.static.facts.gating import is_global, is_meant
 from auditor.static.facts.stateful import State
 from auditor.static.facts.stray_layers import Built, built_in_forward
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -139,8 +140,8 @@ def _is_movable(source: Source, facts: ModuleClass, built: Built) -> bool:
         return False
     if isinstance(source.tree.parent(built.call), ast.Attribute) or built.method.args.args[0].arg != "self":
         return False
-    attributes = {node.value: node.attr for node in ast.walk(built.call) if isinstance(node, ast.Attribute)}
-    for node in ast.walk(built.call):
+    attributes = {node.value: node.attr for node in walk(built.call) if isinstance(node, ast.Attribute)}
+    for node in walk(built.call):
         if isinstance(node, ast.Name) and node.id == "self":
             held = facts.attributes.get(attributes.get(node, ""), [])
             if len(held) != 1 or held[0].method.name != "__init__" or held[0].conditional:

@@ -70,6 +70,7 @@ from auditor.fix.edit import Edit, insert_after, insert_before
 from auditor.rule import Category, Rule, span
 from auditor.static.modes.paths import Evaluated, mode_paths
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -119,7 +120,7 @@ def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None
     edits = [insert_before(region, f"{found.receiver}.eval()") for region in before]
     if found.trains_again:
         after = [last] if together else found.regions
-        if any(isinstance(node, LEAVING) for region in after for node in ast.walk(region)):
+        if any(isinstance(node, LEAVING) for region in after for node in walk(region)):
             return None  # a `train()` after the evaluation would not be reached
         edits += [insert_after(region, f"{found.receiver}.train()") for region in after]
     return edits

@@ -53,6 +53,7 @@ from auditor.fix.edit import Edit, insert_before
 from auditor.rule import Category, Rule, span
 from auditor.static.modes.paths import Trained, mode_paths
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -100,7 +101,5 @@ def train_in_train_mode(source: Source, finding: Finding) -> Edit | None:
     if found is None:
         return None
     root = found.receiver.partition(".")[0]
-    bound = (
-        node.id for node in ast.walk(found.start) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    )
+    bound = (node.id for node in walk(found.start) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
     return None if root in bound else insert_before(found.start, f"{found.receiver}.train()")

@@ -34,6 +34,7 @@ from auditor.finding import Finding, Severity
 from auditor.rule import Category, Rule
 from auditor.static.classes import ModuleClass
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -78,7 +79,7 @@ def _may_be_initialised(facts: ModuleClass, first: ast.stmt) -> bool:
     """Whether anything before `first` may call a constructor of a base: `__init__` itself, or a method that does."""
     start = facts.methods["__init__"]
     earlier = start.body[: start.body.index(first)]
-    for node in (inner for statement in earlier for inner in ast.walk(statement)):
+    for node in (inner for statement in earlier for inner in walk(statement)):
         if isinstance(node, ast.Attribute) and node.attr in ("__init__", "__dict__", "__setattr__"):
             return True
         if isinstance(node, ast.Call) and any(ast.unparse(argument) == "self" for argument in node.args):

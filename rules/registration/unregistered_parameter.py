@@ -39,6 +39,7 @@ from auditor.rule import Category, Rule
 from auditor.static.classes import ModuleClass
 from auditor.static.facts.spelling import spelled
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -60,13 +61,14 @@ _REGISTERS = frozenset({"register_parameter", "setattr", "__setattr__", "Paramet
 def not_registered(source: Source) -> Iterator[Finding]:
     """Parameters in a container that is only read; parameters that `forward` makes for itself."""
     for facts in source.module_classes:
-        if not _registers_itself(facts):
-            for name, assigned in facts.own_attributes.items():
-                alone = len(assigned) == 1 and isinstance(assigned[0].statement, (ast.Assign, ast.AnnAssign))
-                if alone and _holds_parameters(source, assigned[0].value) and _only_read(source, facts, name):
-                    yield rule.finding(assigned[0].statement, KEPT.format(name))
+        for name, assigned in facts.own_attributes.items():
+            alone = len(assigned) == 1 and isinstance(assigned[0].statement, (ast.Assign, ast.AnnAssign))
+            if not alone or not _holds_parameters(source, assigned[0].value) or _registers_itself(facts):
+                continue
+            if _only_read(source, facts, name):
+                yield rule.finding(assigned[0].statement, KEPT.format(name))
         forward = facts.methods.get("forward")
-        for call in ast.walk(forward) if forward is not None else ():
+        for call in walk(forward) if forward is not None else ():
             if isinstance(call, ast.Call) and _is_parameter(source, call) and _is_forgotten(source, call):
                 yield rule.finding(call, MADE)
 
@@ -91,7 +93,7 @@ def _holds_parameters(source: Source, value: ast.expr) -> bool:
 
 def _registers_itself(facts: ModuleClass) -> bool:
     """Whether the class looks after what torch does not see, by methods of its own or by registering by name."""
-    named = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(facts.node)}
+    named = {getattr(node, "attr", getattr(node, "id", "")) for node in walk(facts.node)}
     return not _OWN_CARE.isdisjoint(facts.methods) or not _REGISTERS.isdisjoint(named)
 
 
@@ -121,7 +123,7 @@ def _is_forgotten(source: Source, call: ast.Call) -> bool:
     if len(names) < len(statement.targets):
         return False
     function = source.function_of(call)
-    for node in ast.walk(function) if function is not None else ():
+    for node in walk(function) if function is not None else ():
         used = isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load)
         around = source.statement_of(node) if used else None
         if isinstance(around, ast.Return) and isinstance(source.tree.parent(node), (ast.Return, ast.Tuple, ast.Dict)):

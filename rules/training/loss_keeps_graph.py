@@ -49,6 +49,7 @@ from auditor.rule import Category, Rule, span
 from auditor.static.facts.training_loops import LOOPS, Loop
 from auditor.static.modes.paths import mode_paths
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -85,7 +86,7 @@ def _target(statement: ast.stmt) -> ast.expr:
 
 def _sums(source: Source, loop: Loop, loss: str) -> Iterator[ast.stmt]:
     """The statements `total += loss` and `total = total + loss` of the loop, `loss` itself or a multiple of it."""
-    for node in ast.walk(loop):
+    for node in walk(loop):
         match node:
             case ast.AugAssign(op=ast.Add(), value=value) if _is_multiple(value, loss):
                 yield node
@@ -108,14 +109,14 @@ def _is_same(source: Source, loop: Loop, loss: ast.Name, statement: ast.stmt) ->
     total = ast.unparse(_target(statement))
     if next((above for above in source.tree.ancestors(statement) if isinstance(above, LOOPS)), None) is not loop:
         return False
-    inside = list(ast.walk(loop))
+    inside = list(walk(loop))
     stores = [node for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     rebound = [node for node in stores if node.id == loss.id and loss.lineno < node.lineno <= statement.lineno]
     if rebound or not any(node.id == loss.id for node in stores):
         return False
     started = [
         node
-        for node in ast.walk(source.function_of(loop) or source.tree.root)
+        for node in walk(source.function_of(loop) or source.tree.root)
         if isinstance(node, ast.Assign)
         and total in {ast.unparse(target) for target in node.targets}
         and node is not statement
@@ -127,7 +128,7 @@ def _is_same(source: Source, loop: Loop, loss: ast.Name, statement: ast.stmt) ->
     function = source.function_of(loop) or source.tree.root
     return not any(
         isinstance(node, ast.Attribute) and node.attr in _CUTS and ast.unparse(node.value) == total
-        for node in ast.walk(function)
+        for node in walk(function)
     )
 
 
@@ -150,5 +151,5 @@ def detach(source: Source, finding: Finding) -> Edit | None:
     if not isinstance(statement, (ast.AugAssign, ast.Assign)) or not isinstance(backward, ast.Call):
         return None
     loss = backward.func.value.id  # type: ignore[attr-defined]
-    names = [node for node in ast.walk(statement.value) if isinstance(node, ast.Name) and node.id == loss]
+    names = [node for node in walk(statement.value) if isinstance(node, ast.Name) and node.id == loss]
     return replace(names[0], f"{loss}.detach()") if len(names) == 1 else None

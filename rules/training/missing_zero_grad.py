@@ -52,6 +52,7 @@ from auditor.static.facts.training_loops import (
     touches_gradients,
 )
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -87,7 +88,7 @@ def _adds_up(source: Source, found: Round, step: Event) -> bool:
     if not backwards or may_be_done_elsewhere(source, found.events, step.thing):
         return False
     bodies: list[ast.AST] = [found.loop, *functions_of(source, [event for event in found.events if event.chain])]
-    fresh = any(node in step.thing.made for body in bodies for node in ast.walk(body))
+    fresh = any(node in step.thing.made for body in bodies for node in walk(body))
     return not fresh and not touches_gradients(bodies) and not _is_single(found, step)
 
 

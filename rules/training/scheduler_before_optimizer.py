@@ -48,6 +48,7 @@ from auditor.rule import Category, Rule, span
 from auditor.static.facts.training_loops import LOOPS, Act, Event, rounds
 from auditor.static.facts.values import held
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 rule = Rule(
     __name__,
@@ -111,7 +112,7 @@ def schedule_last(source: Source, finding: Finding) -> list[Edit] | None:
     loop = source.tree.parent(statement) if statement is not None else None
     if not isinstance(statement, ast.Expr) or not isinstance(loop, LOOPS) or statement not in loop.body:
         return None
-    leaves = any(isinstance(node, (ast.Continue, ast.Break, ast.Return)) for node in ast.walk(loop))
+    leaves = any(isinstance(node, (ast.Continue, ast.Break, ast.Return)) for node in walk(loop))
     last = loop.body[-1]
     others = [ast.unparse(node).lower() for node in loop.body if node is not statement]
     used = any("lr" in text and "sched" in text for text in others)

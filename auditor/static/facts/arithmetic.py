@@ -14,6 +14,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.static.tree import walk
+
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
     from auditor.static.source import Source
@@ -340,9 +342,7 @@ class Arithmetic:
 
     def _is_plain_argument(self, name: ast.Name) -> bool:
         function = self.source.function_of(name)
-        if function is None or name.id not in {
-            item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)
-        }:
+        if function is None or name.id not in {item.arg for item in walk(function.args) if isinstance(item, ast.arg)}:
             return False
         return all(self.source.function_of(store) is not function for store in self.source.names.stores(name.id))
 
@@ -500,7 +500,7 @@ def _is_last(axis: ast.expr) -> bool:
 
 
 def _reads_only_self(node: ast.expr) -> bool:
-    return all(name.id == "self" for name in ast.walk(node) if isinstance(name, ast.Name))
+    return all(name.id == "self" for name in walk(node) if isinstance(name, ast.Name))
 
 
 def _is_true(node: ast.expr | None) -> bool:

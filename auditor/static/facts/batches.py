@@ -13,6 +13,7 @@ from auditor.static.facts.values import arguments_for, held
 from auditor.static.layers import BATCH_NORMS
 from auditor.static.modes.analysis import modes_of
 from auditor.static.source import Source
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Hidden
@@ -43,10 +44,10 @@ class TrainingCall(NamedTuple):
 
 def training_calls(source: Source) -> Iterator[TrainingCall]:
     """Calls of models with BatchNorm in loops that also call `backward` and `step`, in document order."""
-    if _keeps_norms_in_eval(source):
+    if not (source.calls_named("backward") and source.calls_named("step")) or source.once(_keeps_norms_in_eval):
         return
     for loop in source.tree.all(ast.For):
-        calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+        calls = [node for node in walk(loop) if isinstance(node, ast.Call)]
         methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
         if not {"backward", "step"} <= methods:
             continue
@@ -84,9 +85,7 @@ def whole_number(source: Source, node: ast.expr | Hidden, depth: int = _DEPTH) -
             return value
         case ast.Name(id=name):
             function = source.function_of(node)
-            if function is not None and name in {
-                item.arg for item in ast.walk(function.args) if isinstance(item, ast.arg)
-            }:
+            if function is not None and name in {item.arg for item in walk(function.args) if isinstance(item, ast.arg)}:
                 values = {whole_number(source, value, depth - 1) for value in arguments_for(source, function, name)}
                 return values.pop() if len(values) == 1 else None
             bound = binding(source, node)
@@ -125,7 +124,7 @@ def _tail(expression: ast.expr) -> str:
 
 
 def _names(target: ast.expr) -> set[str]:
-    return {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return {node.id for node in walk(target) if isinstance(node, ast.Name)}
 
 
 def _innermost_loop(source: Source, node: ast.AST) -> ast.AST | None:
@@ -192,7 +191,7 @@ def _is_part(loop: ast.For, node: ast.Subscript) -> bool:
 
 def _assignments(loop: ast.For, name: str) -> Iterator[ast.expr]:
     """What the loop's body assigns to `name`; a part of an unpacked value stands as the value."""
-    for node in ast.walk(loop):
+    for node in walk(loop):
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             yield ast.Constant(None)
         if not isinstance(node, ast.Assign):
@@ -232,7 +231,7 @@ def _models(source: Source, call: ast.Call) -> Iterator[tuple[ModuleClass | None
 def batch_norms(source: Source, node: ast.AST, seen: frozenset[str] = frozenset()) -> tuple[ast.Call, ...]:
     """The constructions of BatchNorm below `node`, and in the classes and functions of the file that it calls."""
     found: dict[ast.Call, None] = {}
-    for call in ast.walk(node):
+    for call in walk(node):
         if not isinstance(call, ast.Call):
             continue
         names = source.resolve(call.func)
@@ -260,7 +259,7 @@ def _keeps_norms_in_eval(source: Source) -> bool:
         return True
     for branch in source.tree.all(ast.If):
         if "BatchNorm" in ast.unparse(branch.test) or "_bn" in ast.unparse(branch.test):
-            calls = [node for node in ast.walk(branch) if isinstance(node, ast.Call)]
+            calls = [node for node in walk(branch) if isinstance(node, ast.Call)]
             if any(isinstance(call.func, ast.Attribute) and call.func.attr == "eval" for call in calls):
                 return True
     return False

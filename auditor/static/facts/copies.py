@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.initialisers import Initialisers, owners
 from auditor.static.layers import NN
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -52,7 +53,7 @@ def copied_stacks(source: Source) -> Iterator[Stack]:
             continue
         for attributes in facts.own_attributes.values():
             for attribute in attributes:
-                for call in ast.walk(attribute.value):
+                for call in walk(attribute.value):
                     made = _maker(source, call, cloners) if isinstance(call, ast.Call) else None
                     if made is not None and attribute.method is start and not _filled_later(source, facts):
                         yield Stack(made, attribute.statement, attribute.name, not source.is_any(made.func, *_STACKS))
@@ -66,7 +67,7 @@ def _maker(source: Source, call: ast.Call, cloners: Mapping[str, ast.Call]) -> a
     if isinstance(call.func, ast.Name):
         return cloners.get(call.func.id)
     if source.is_any(call.func, NN + "ModuleList", NN + "Sequential") and any(map(_is_copying, _listed(call))):
-        copied = next(inner for inner in ast.walk(call) if isinstance(inner, ast.Call) and _named_deepcopy(inner))
+        copied = next(inner for inner in walk(call) if isinstance(inner, ast.Call) and _named_deepcopy(inner))
         return call if copied.args and _copies_one(call, copied.args[0]) else None
     return None
 
@@ -90,12 +91,12 @@ def _copies_one(call: ast.Call, copied: ast.expr) -> bool:
     """Whether what is copied is the same layer every time, not one of those that the list goes over."""
     bound = {
         name.id
-        for node in ast.walk(call)
+        for node in walk(call)
         if isinstance(node, ast.comprehension)
-        for name in ast.walk(node.target)
+        for name in walk(node.target)
         if isinstance(name, ast.Name)
     }
-    names = {name.id for name in ast.walk(copied) if isinstance(name, ast.Name)}
+    names = {name.id for name in walk(copied) if isinstance(name, ast.Name)}
     return (
         isinstance(copied, (ast.Name, ast.Attribute))
         and not names & bound

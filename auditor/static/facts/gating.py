@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from auditor.static.constants import enclosing_scope, parameter_default
 from auditor.static.source import HIDDEN
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import Attribute, Function, ModuleClass
@@ -51,7 +52,7 @@ def means_mode(name: str) -> bool:
 
 def follows_mode(source: Source, expression: ast.AST, depth: int = _DEPTH) -> bool:
     """Whether the value of `expression` may depend on the mode, also through variables, attributes and methods."""
-    for node in ast.walk(expression):
+    for node in walk(expression):
         match node:
             case ast.Name(id=name):
                 if means_mode(name) or (depth and _variable_follows(source, node, depth)):
@@ -85,7 +86,7 @@ def _attribute_follows(source: Source, attribute: ast.Attribute, depth: int) -> 
         return False
     method = facts.method(attribute.attr)
     if method is not None:
-        return any(_speaks_of_mode(node) for node in ast.walk(method))
+        return any(_speaks_of_mode(node) for node in walk(method))
     return any(
         follows_mode(source, held.value, depth - 1) or (held.conditional and gated(source, held.statement, depth - 1))
         for held in facts.attributes.get(attribute.attr, [])

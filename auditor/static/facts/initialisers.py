@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.layers import CONTAINERS, CONVS, LINEARS, NN
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -398,7 +399,7 @@ class _Run:
 
     def expressions(self, node: ast.AST, env: Environment) -> None:
         """The calls in one statement, innermost first."""
-        for call in reversed([inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]):
+        for call in reversed([inner for inner in walk(node) if isinstance(inner, ast.Call)]):
             before = self.certain
             self.certain = before and not self.conditional(call, node)
             write = write_of(self.source, call)
@@ -545,7 +546,7 @@ class _Run:
     def loop(self, target: ast.expr, iterable: ast.expr, body: Body, env: Environment) -> None:
         inner = dict(env)
         reach = self.iterated(iterable, env)
-        names = [item.id for item in ast.walk(target) if isinstance(item, ast.Name)]
+        names = [item.id for item in walk(target) if isinstance(item, ast.Name)]
         for name in names:
             inner.pop(name, None)
         if reach is not None and names:
@@ -808,7 +809,7 @@ def owners(source: Source, facts: ModuleClass) -> list[ModuleClass]:
 def _kinds(source: Source, facts: ModuleClass) -> frozenset[str]:
     """The layers that the class holds in its attributes."""
     values = [attribute.value for assigned in facts.attributes.values() for attribute in assigned]
-    calls = [node for value in values for node in ast.walk(value) if isinstance(node, ast.Call)]
+    calls = [node for value in values for node in walk(value) if isinstance(node, ast.Call)]
     return frozenset(source.layer_kind(call) for call in calls)
 
 

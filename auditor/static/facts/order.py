@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.initialisers import write_of
 from auditor.static.layers import BATCH_NORMS, CONVS, NN
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -58,7 +58,7 @@ def _after(source: Source, statement: ast.stmt) -> Sequence[ast.stmt]:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    targets = [target for node in ast.walk(statement) if isinstance(node, ast.Assign) for target in node.targets]
+    targets = [target for node in walk(statement) if isinstance(node, ast.Assign) for target in node.targets]
     return {ast.unparse(target) for target in targets}
 
 
@@ -110,7 +110,7 @@ def _isinstance(source: Source, test: ast.expr) -> tuple[str, frozenset[str]]:
 
 
 def _writes(source: Source, part: ast.If) -> bool:
-    return any(write_of(source, node) is not None for statement in part.body for node in ast.walk(statement))
+    return any(write_of(source, node) is not None for statement in part.body for node in walk(statement))
 
 
 def _is_taken(kind: str, taken: frozenset[str]) -> bool:
@@ -174,11 +174,11 @@ def _is_inert(statement: ast.stmt) -> bool:
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr="__init__"))):
             return True
         case ast.Assign(value=value):
-            return not any(isinstance(node, ast.Call) for node in ast.walk(value)) and not isinstance(value, ast.Name)
+            return not any(isinstance(node, ast.Call) for node in walk(value)) and not isinstance(value, ast.Name)
     return False
 
 
 def _layers_in(source: Source, statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Assign) and any(
-        source.layer_kind(node) for node in ast.walk(statement.value) if isinstance(node, ast.Call)
+        source.layer_kind(node) for node in walk(statement.value) if isinstance(node, ast.Call)
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.constants import binding
 from auditor.static.layers import ATTENTION, CONVS, DROPOUTS, EMBEDDINGS, LINEARS, NN, RECURRENT, TRANSFORMERS
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -51,11 +52,11 @@ class Rate(NamedTuple):
     def names(self, source: Source) -> list[str]:
         """The names that stand near it: in the expression, of the argument, of what the call is assigned to."""
         names = [keyword.arg or "" for keyword in self.call.keywords if keyword.value is self.expression]
-        nodes = [*ast.walk(self.expression)]
+        nodes = [*walk(self.expression)]
         statement = source.statement_of(self.call)
         if isinstance(statement, (ast.Assign, ast.AnnAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            nodes += [node for target in targets for node in ast.walk(target)]
+            nodes += [node for target in targets for node in walk(target)]
         for node in nodes:
             names += [node.id] if isinstance(node, ast.Name) else [node.attr] if isinstance(node, ast.Attribute) else []
         return names
@@ -144,7 +145,7 @@ def origin(source: Source, expression: ast.expr, depth: int = 8) -> ast.expr:
 
 def is_literal(expression: ast.expr) -> bool:
     """Whether `expression` is written in numbers alone, so that another number can stand in its place."""
-    return not any(isinstance(node, (ast.Name, ast.Attribute, ast.Call)) for node in ast.walk(expression))
+    return not any(isinstance(node, (ast.Name, ast.Attribute, ast.Call)) for node in walk(expression))
 
 
 def surroundings(source: Source, rate: Rate) -> tuple[str, int | None]:

@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from auditor.fix.edit import Edit, add_import
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def spelled(source: Source, name: str, where: ast.AST) -> tuple[str, list[Edit]]:
     """Code for `name` (`torch.nn.functional.rms_norm`) in the function or class `where`, by the shortest import that
     the file has, and the edits that it needs: `import torch` where there is none."""
-    hidden = {argument.arg for argument in ast.walk(where) if isinstance(argument, ast.arg)}
+    hidden = {argument.arg for argument in walk(where) if isinstance(argument, ast.arg)}
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         meaning = ".".join(parts[:length])

@@ -7,6 +7,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from auditor.static.layers import BATCH_NORMS, CONTAINERS, DROPOUTS, INSTANCE_NORMS, NN, PARAMETRIC
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -37,7 +38,7 @@ def state_of(source: Source, call: ast.AST) -> State:
     if not kind or not isinstance(call, ast.Call):
         return State.NONE
     if kind in CONTAINERS:
-        inside = (node for argument in (*call.args, *call.keywords) for node in ast.walk(argument))
+        inside = (node for argument in (*call.args, *call.keywords) for node in walk(argument))
         return max((state_of(source, node) for node in inside if isinstance(node, ast.Call)), default=State.NONE)
     if kind in DROPOUTS:
         rate = source.argument(call, "p", 0)
@@ -66,7 +67,7 @@ def _class_state(source: Source, facts: ModuleClass, seen: frozenset[str]) -> St
     found = [State.MODE if facts.reads_training else State.NONE]
     for owner in (facts, *facts.ancestors):
         for method in owner.methods.values():
-            for call in (node for node in ast.walk(method) if isinstance(node, ast.Call)):
+            for call in (node for node in walk(method) if isinstance(node, ast.Call)):
                 names = source.resolve(call.func)
                 inner = source.module_class(min(names)) if len(names) == 1 else None
                 if inner is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from auditor.static.constants import enclosing_scope
 from auditor.static.facts.gating import call_sites, follows_mode, gated
 from auditor.static.facts.stateful import State, state_of
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -93,15 +93,15 @@ def _moved(source: Source, call: ast.Call) -> ast.AST:
 def _only_called(method: Function, name: str) -> bool:
     """Whether every use of the variable is a call of it, or moves it to a device."""
     called = False
-    for node in ast.walk(method):
+    for node in walk(method):
         match node:
             case ast.Call(func=ast.Name(id=used)) if used == name:
                 called = True
-    uses = [node for node in ast.walk(method) if isinstance(node, ast.Name) and node.id == name]
+    uses = [node for node in walk(method) if isinstance(node, ast.Name) and node.id == name]
     loads = [node for node in uses if isinstance(node.ctx, ast.Load)]
     harmless = {
         id(receiver)
-        for node in ast.walk(method)
+        for node in walk(method)
         if isinstance(node, ast.Call)
         for receiver in (_receiver(node),)
         if receiver is not None
@@ -120,7 +120,7 @@ def _receiver(call: ast.Call) -> ast.Name | None:
 
 def _leaves_early(method: Function, statement: ast.stmt) -> bool:
     earlier = method.body[: method.body.index(statement)]
-    return any(isinstance(node, ast.Return) for item in earlier for node in ast.walk(item))
+    return any(isinstance(node, ast.Return) for item in earlier for node in walk(item))
 
 
 def _rate_follows(source: Source, call: ast.Call) -> bool:
@@ -236,7 +236,7 @@ def _is_container(held: ast.expr, attribute: str, local: str) -> bool:
 
 def _is_passed_on(function: Function, name: ast.Name) -> bool:
     """Whether the layer held by this variable is also given to anything else, which may register it."""
-    for node in ast.walk(function):
+    for node in walk(function):
         if isinstance(node, ast.Name) and node.id == name.id and node is not name and isinstance(node.ctx, ast.Load):
             return True
     return False
@@ -245,7 +245,7 @@ def _is_passed_on(function: Function, name: ast.Name) -> bool:
 def _escapes(source: Source, method: Function, local: str) -> bool:
     """Whether a local list is used for anything but being filled, indexed and stored once."""
     stored = 0
-    for node in ast.walk(method):
+    for node in walk(method):
         if not (isinstance(node, ast.Name) and node.id == local and isinstance(node.ctx, ast.Load)):
             continue
         parent = source.tree.parent(node)
@@ -310,7 +310,7 @@ def _hands_over(source: Source, node: ast.AST, attribute: str, method: Function)
             return True
     loop = parent if isinstance(parent, (ast.For, ast.comprehension)) else None
     within = source.statement_of(node) if loop is not None else None
-    return within is not None and any(_cares(inner) for inner in ast.walk(within))
+    return within is not None and any(_cares(inner) for inner in walk(within))
 
 
 _READERS = frozenset({"len", "zip", "enumerate", "reversed", "range", "iter", "list", "tuple", "isinstance", "print"})

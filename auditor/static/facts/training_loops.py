@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.values import held
 from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Function, Source
@@ -131,7 +132,7 @@ def is_scaler(source: Source, call: ast.Call) -> bool:
 
 def touches_gradients(nodes: Sequence[ast.AST]) -> bool:
     """Whether code reads or writes `.grad` itself, or mentions zeroing in a way that is no plain call."""
-    return any(isinstance(node, ast.Attribute) and node.attr == "grad" for top in nodes for node in ast.walk(top))
+    return any(isinstance(node, ast.Attribute) and node.attr == "grad" for top in nodes for node in walk(top))
 
 
 _TRAINS = re.compile(r"zero|optim|step|train|update|grad|backward|fit|learn|closure|engine", re.IGNORECASE)
@@ -163,7 +164,7 @@ def _is_attribute(source: Source, call: ast.Call, name: str) -> bool:
     owner = source.class_of(call)
     return owner is not None and any(
         isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(owner)
+        for node in walk(owner)
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.initialisers import INIT, owners, write_of
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import Function, ModuleClass
@@ -218,7 +218,7 @@ def _is_about_torch_layers(source: Source, node: ast.Attribute) -> bool:
     below: ast.AST = node
     for above in source.tree.ancestors(node):
         if isinstance(above, ast.If) and below in above.body:
-            for test in ast.walk(above.test):
+            for test in walk(above.test):
                 match test:
                     case ast.Call(func=ast.Name(id="isinstance"), args=[ast.Name(id=name), types]):
                         kinds = types.elts if isinstance(types, ast.Tuple) else [types]
@@ -277,7 +277,7 @@ def _is_about_others(source: Source, call: ast.Call, holders: set[ModuleClass]) 
 
 
 def _contains(node: ast.AST, inner: ast.AST) -> bool:
-    return any(item is inner for item in ast.walk(node))
+    return any(item is inner for item in walk(node))
 
 
 def _for_matrices_only(source: Source, node: ast.AST, loop: ast.For) -> bool:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -31,21 +31,24 @@ def unused_layers(source: Source, kinds: Set[str]) -> Iterator[UnusedLayer]:
     the file, and no access to all their parts or by a computed name.
     """
     for facts in source.module_classes:
-        if facts.forward is None or facts.ancestors or facts.has_unseen_base or _is_open(source, facts):
+        if facts.forward is None or facts.ancestors or facts.has_unseen_base:
             continue
-        if any(facts in other.ancestors for other in source.module_classes):
+        held = [
+            (name, assigned[0].value)
+            for name, assigned in facts.own_attributes.items()
+            if len(assigned) == 1 and source.layer_kind(assigned[0].value) in kinds
+        ]
+        if not held or any(facts in other.ancestors for other in source.module_classes) or _is_open(source, facts):
             continue
-        for name, assigned in facts.own_attributes.items():
-            value = assigned[0].value
-            alone = len(assigned) == 1 and isinstance(value, ast.Call) and source.layer_kind(value) in kinds
-            if alone and isinstance(value, ast.Call) and not _is_read(source, facts, name):
+        for name, value in held:
+            if isinstance(value, ast.Call) and not _is_read(source, facts, name):
                 yield UnusedLayer(name, value)
 
 
 def _is_open(source: Source, facts: ModuleClass) -> bool:
     """Whether the class goes through its own parts, has no real forward, or hands itself to other code."""
     for method in facts.methods.values():
-        for node in ast.walk(method):
+        for node in walk(method):
             match node:
                 case ast.Attribute(value=ast.Name(id="self"), attr=attr) if attr in _READS_ALL:
                     return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from auditor.static.classes import ModuleClass
 from auditor.static.modes.libraries import CHAINING, is_wrapper
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Function, Source
@@ -214,7 +215,7 @@ def _binds(node: ast.AST, name: str) -> bool:
     return any(
         (isinstance(item, ast.Name) and item.id == name and not isinstance(item.ctx, ast.Load))
         or (isinstance(item, ast.ExceptHandler) and item.name == name)
-        for item in ast.walk(node)
+        for item in walk(node)
     )
 
 
@@ -222,5 +223,5 @@ def _binds_only_after(above: ast.AST, name: ast.Name) -> bool:
     """Whether a `with` binds the name only on later lines than its use (in a loop that is no help)."""
     if not isinstance(above, (ast.With, ast.AsyncWith)):
         return False
-    stores = [item for item in ast.walk(above) if isinstance(item, ast.Name) and item.id == name.id]
+    stores = [item for item in walk(above) if isinstance(item, ast.Name) and item.id == name.id]
     return all(item.lineno > name.lineno for item in stores if not isinstance(item.ctx, ast.Load))

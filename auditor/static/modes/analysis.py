@@ -39,7 +39,7 @@ from auditor.static.modes.objects import (
     tail_of,
 )
 from auditor.static.modes.statements import Interpreter
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -317,7 +317,7 @@ class ModeAnalysis:
     def _layer_dependence(self, call: ast.Call) -> bool | None:
         """Whether a layer of torch depends on its mode, or one of those written inside its arguments does."""
         unknown = False
-        for node in ast.walk(call):
+        for node in walk(call):
             if isinstance(node, ast.Call):
                 depends = construction_dependence(self.source, node)
                 if depends:

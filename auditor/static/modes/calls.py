@@ -32,7 +32,7 @@ from auditor.static.modes.objects import (
     order,
     tail_of,
 )
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -304,7 +304,7 @@ class CallVisit:
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
             switched = any(
                 isinstance(node, ast.Attribute) and node.attr in ("train", "eval", "training")
-                for node in ast.walk(function)
+                for node in walk(function)
             )
         else:
             switched = argument is None or not any(w in ast.unparse(argument).lower() for w in ("init", "weight"))

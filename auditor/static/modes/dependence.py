@@ -17,7 +17,7 @@ from auditor.static.layers import (
     TRANSFORMERS,
 )
 from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -118,7 +118,7 @@ def method_dependence(source: Source, facts: ModuleClass, name: str, seen: froze
 
 def _attribute_depends(source: Source, facts: ModuleClass, name: str) -> bool:
     for attribute in facts.attributes[name]:
-        for node in ast.walk(attribute.value):
+        for node in walk(attribute.value):
             if isinstance(node, ast.Call) and construction_dependence(source, node):
                 return not _is_conditional(source, node, attribute.method)
     return False

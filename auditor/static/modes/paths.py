@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, ref
 from auditor.static.modes.analysis import modes_of
 from auditor.static.modes.objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
 from auditor.static.modes.purpose import LOOPS, Loop, Purposes
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -156,7 +157,7 @@ class ModePaths:
         for node in places:
             for loop in self._loops(node):
                 if self.purposes.trains(loop):
-                    inside = set(ast.walk(loop))
+                    inside = set(walk(loop))
                     return not all(not s.built and inside & {s.node, *s.via} for s in settings)
             scope = self.source.function_of(node) or self.source.tree.root
             if any(s.lineno > (node.end_lineno or 0) and self.purposes.trains(s) for s in scope.body):
@@ -205,7 +206,7 @@ class ModePaths:
         return common[0] if common else None
 
     def _judged(self, call: ModelCall, setting: Setting, loop: Loop) -> Trained | None:
-        inside = set(ast.walk(loop))
+        inside = set(walk(loop))
         if any(s.mode in (TRAIN, UNKNOWN) and not s.built and inside & {s.node, *s.via} for s in call.modes):
             return None  # in the same loop, under a condition of its own: `train()`, or code that is not seen
         receiver = self.purposes.receiver(call.call, call.method)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.classes import has_unseen_base
 from auditor.static.modes.objects import FUNCTIONS, Function, ModelCall, arguments, tail_of
-from auditor.static.tree import walk_scope
+from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
@@ -248,7 +248,7 @@ class Purposes:
             if isinstance(above, (*FUNCTIONS, ast.Lambda, ast.ClassDef, ast.Module)):
                 break
             if isinstance(above, (ast.With, ast.AsyncWith, *LOOPS)):
-                bound = {n.id for n in ast.walk(above) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+                bound = {n.id for n in walk(above) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
                 if root in bound or _steps(above) or self.trains(above):
                     break
                 if isinstance(above, LOOPS) and self.gradient_free(site) is None and not _is_data_loop(above):
@@ -335,7 +335,7 @@ class Purposes:
 
     def trains(self, scope: ast.AST) -> bool:
         """Whether `scope` takes gradients, directly or by a function that does or is named after training."""
-        return any(_is_backward(node) or self._calls_training(node) for node in ast.walk(scope))
+        return any(_is_backward(node) or self._calls_training(node) for node in walk(scope))
 
     def _calls_training(self, node: ast.AST) -> bool:
         if not isinstance(node, ast.Call):
@@ -350,11 +350,11 @@ class Purposes:
         """The names of the functions of this file that take gradients."""
         functions: list[Function] = [*self.source.tree.all(ast.FunctionDef)]
         functions += self.source.tree.all(ast.AsyncFunctionDef)
-        return frozenset(f.name for f in functions if any(_is_backward(node) for node in ast.walk(f)))
+        return frozenset(f.name for f in functions if any(_is_backward(node) for node in walk(f)))
 
     def _class_trains(self, call: ast.Call) -> bool:
         owner = self.source.class_of(call)
-        return owner is not None and any(_is_backward(node) for node in ast.walk(owner))
+        return owner is not None and any(_is_backward(node) for node in walk(owner))
 
     def _home(self, call: ast.Call) -> ast.AST:
         return self.source.class_of(call) or self._scope(call)
@@ -364,7 +364,7 @@ class Purposes:
 
     def _reaches_backward(self, call: ast.Call) -> bool:
         statement = self.source.statement_of(call)
-        if any(_is_backward(node) for node in ast.walk(statement)):
+        if any(_is_backward(node) for node in walk(statement)):
             return True
         return bool(set(_assigned(statement)) & self._slice(call))
 
@@ -398,7 +398,7 @@ class Purposes:
 
     def _read_next(self, name: str, region: ast.AST) -> bool:
         """Whether the next thing that happens to `name` outside `region` is that it is read."""
-        inside = set(ast.walk(region))
+        inside = set(walk(region))
         loop = next((above for above in self.source.tree.ancestors(region) if isinstance(above, LOOPS)), None)
         scope = self._scope(region)
         uses = [
@@ -449,7 +449,7 @@ def ast_is(node: ast.expr, *parts: str) -> bool:
 
 def _steps(scope: ast.AST) -> bool:
     """Whether an optimiser steps inside `scope` (not a scheduler or an environment)."""
-    for node in ast.walk(scope):
+    for node in walk(scope):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step":
             owner = words(tail_of(node.func.value))
             if not owner & ({"scheduler", "sched", "lr", "warmup", "profiler", "prof", "pbar"} | _REINFORCEMENT):
@@ -472,7 +472,7 @@ def _freezes(loop: ast.For) -> bool:
 
 
 def _identifiers(node: ast.AST) -> Iterator[str]:
-    for inner in ast.walk(node):
+    for inner in walk(node):
         if isinstance(inner, ast.Name):
             yield inner.id
         elif isinstance(inner, ast.Attribute):
@@ -491,13 +491,13 @@ def _through_self(method: ast.stmt) -> Iterator[ast.stmt]:
     """The statements of a method that hand something on through `self`."""
     if isinstance(method, FUNCTIONS):
         for statement in _simple_statements(method):
-            if any(_is_backward(n) for n in ast.walk(statement)) or any("." in name for name in _assigned(statement)):
+            if any(_is_backward(n) for n in walk(statement)) or any("." in name for name in _assigned(statement)):
                 yield statement
 
 
 def _variables(node: ast.AST) -> Iterator[str]:
     """Names and `self.name`s read in an expression."""
-    for inner in ast.walk(node):
+    for inner in walk(node):
         if isinstance(inner, ast.Name) and inner.id != "self":
             yield inner.id
         elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == "self":
@@ -523,7 +523,7 @@ def _backward_slice(statements: Sequence[ast.stmt]) -> set[str]:
     """The variables from which what is differentiated is computed, by assignments in any order."""
     found: set[str] = set()
     for statement in statements:
-        for node in ast.walk(statement):
+        for node in walk(statement):
             if _is_backward(node):
                 found.update(_variables(node))
     pairs = []
