@@ -17,7 +17,6 @@ from auditor.static.facts.arithmetic import (
     Atom,
     Product,
 )
-from auditor.static.tree import walk_scope
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -37,18 +36,23 @@ class UnsafeRoot(NamedTuple):
 
 def unsafe_roots(source: Source) -> Iterator[UnsafeRoot]:
     """Every normalisation by a bare root of a mean square or variance in a method of a module class."""
-    for facts in source.module_classes:
-        for method in facts.methods.values():
-            for node in walk_scope(method):
-                match node:
-                    case ast.BinOp(op=ast.Div(), right=right):
-                        denominator = _followed(source, right)
-                        if _bare_root(source, denominator):
-                            yield UnsafeRoot(facts, node, False)
-                        elif _shifted_root(source, denominator) and not _without_gradient(source, node):
-                            yield UnsafeRoot(facts, node, True)
-                    case ast.Call() if _called(source, node) == "rsqrt" and _statistic(source, _operand(source, node)):
-                        yield UnsafeRoot(facts, node, False)
+    divisions = [node for node in source.tree.all(ast.BinOp) if isinstance(node.op, ast.Div)]
+    for node in divisions:
+        denominator = _followed(source, node.right)
+        bare = _bare_root(source, denominator)
+        unsafe = bare or (_shifted_root(source, denominator) and not _without_gradient(source, node))
+        if unsafe and (owner := _owner(source, node)):
+            yield UnsafeRoot(owner, node, not bare)
+    for call in source.calls_named("rsqrt"):
+        owner = _owner(source, call)
+        if owner and _called(source, call) == "rsqrt" and _statistic(source, _operand(source, call)):
+            yield UnsafeRoot(owner, call, False)
+
+
+def _owner(source: Source, node: ast.expr) -> ModuleClass | None:
+    """The module class of whose method `node` is a part."""
+    found = source.method_of(node)
+    return found[0] if found else None
 
 
 def _without_gradient(source: Source, node: ast.expr) -> bool:
