@@ -7,9 +7,9 @@ import copy
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,17 +17,9 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from torch.utils._pytree import tree_map_only
 
 from auditor.dynamic.build import construct
+from auditor.dynamic.capture import HasInputs
 from auditor.dynamic.probe import NoDropout, silence_dropout
 from auditor.dynamic.state import REGISTRIES, seed_all
-
-
-class HasInputs(Protocol):
-    """What the model is called with: `model(*args, **kwargs)`."""
-
-    @property
-    def args(self) -> Sequence[Any]: ...
-    @property
-    def kwargs(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, train_eval_gap
 from auditor.fix.edit import Edit, replace
 from auditor.reference.dropout import advised_range, effective_rate, noise_to_signal
-from auditor.rule import Category, Rule, span
-from auditor.static.facts.rates import Rate, is_literal, rates, surroundings
+from auditor.rule import Category, Rule
+from auditor.static.facts.rates import Rate, rates, surroundings, written_at
 from auditor.static.layers import RECURRENT
 from auditor.static.source import Source
 
@@ -139,9 +139,5 @@ def _advice(rate: float, acts_on: str, width: int | None, before: tuple[float, .
     gains=[train_eval_gap()],
 )
 def lower(source: Source, finding: Finding) -> Edit | None:
-    for rate in rates(source):
-        at, row = span(rate.call, source.path), finding.location.row
-        here = at == finding.location or (not finding.location.end_row and at.row <= row <= at.end_row)
-        if here and rate.value == finding.facts["rate"] and is_literal(rate.origin):
-            return replace(rate.origin, f"{finding.facts['advised']:g}")
-    return None
+    origin = written_at(source, finding.location, finding.facts["rate"])
+    return replace(origin, f"{finding.facts['advised']:g}") if origin is not None else None

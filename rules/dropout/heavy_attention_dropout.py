@@ -41,8 +41,8 @@ from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, train_eval_gap
 from auditor.fix.edit import Edit, replace
 from auditor.reference.dropout import ADVISED
-from auditor.rule import Category, Rule, span
-from auditor.static.facts.rates import is_literal, rates, surroundings
+from auditor.rule import Category, Rule
+from auditor.static.facts.rates import rates, surroundings, written_at
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
@@ -105,9 +105,5 @@ def _message(rate: float) -> str:
     gains=[train_eval_gap()],
 )
 def lower(source: Source, finding: Finding) -> Edit | None:
-    for rate in rates(source):
-        at, row = span(rate.call, source.path), finding.location.row
-        here = at == finding.location or (not finding.location.end_row and at.row <= row <= at.end_row)
-        if here and rate.value == finding.facts["rate"] and is_literal(rate.origin):
-            return replace(rate.origin, f"{ADVISED[ATTENTION][1]:g}")
-    return None
+    origin = written_at(source, finding.location, finding.facts["rate"])
+    return replace(origin, f"{ADVISED[ATTENTION][1]:g}") if origin is not None else None

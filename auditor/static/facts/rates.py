@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.rule import span
 from auditor.static.constants import binding
 from auditor.static.layers import ATTENTION, CONVS, DROPOUTS, EMBEDDINGS, LINEARS, NN, RECURRENT, TRANSFORMERS
 from auditor.static.tree import walk
 
 if TYPE_CHECKING:
+    from auditor.finding import Location
     from auditor.static.classes import Function, ModuleClass
     from auditor.static.flow import Op
     from auditor.static.source import Source
@@ -185,3 +187,13 @@ def _behind(source: Source, op: Op) -> tuple[str, int | None]:
         flattened = flattened or current.target.endswith("flatten") or current.layer_kind == NN + "Flatten"
         current = current.only_producer() if current.kind != "unknown" else None
     return "a hidden layer", None
+
+
+def written_at(source: Source, location: Location, value: float) -> ast.expr | None:
+    """The literal that gives the call at `location` (of a run: a row only) its rate `value`; None if it is computed."""
+    for rate in rates(source):
+        at = span(rate.call, source.path)
+        here = at == location or (not location.end_row and at.row <= location.row <= at.end_row)
+        if here and rate.value == value and is_literal(rate.origin):
+            return rate.origin
+    return None
