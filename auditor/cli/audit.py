@@ -1,0 +1,70 @@
+"""`auditor audit`: check source, and run the models in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from auditor.cli.options import shared
+from auditor.cli.running import Progress, complaining, finish, fix_mode, settings_of, start_of
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True)
+@shared
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="SPEC",
+    help="An input, such as 2x3x32x32, tokens:2x16:0-100 or mask=bool:2x16; repeat for several.",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps (default: cpu).")
+@click.option(
+    "--dtype",
+    type=click.Choice(("float32", "float64", "bfloat16", "float16")),
+    help="Number format (default: float32).",
+)
+@click.option("--seed", type=int, help="Seed of every random draw (default: 0).")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Time limit for each target (default: 120).",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Memory limit of the child process (default: 8).",
+)
+@click.option(
+    "--certificate",
+    "certificate_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the certificates of the fixes to this file.",
+)
+def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: Path | None, **options: Any) -> None:
+    """Check files and audit the models in them by running them in a child process.
+
+    TARGET: file.py, file.py::Name or package.module:Name, where Name is an nn.Module class, a function that returns a
+    model, or a model.
+    """
+    from auditor import pipeline
+
+    running = {name: options.pop(name) for name in ("device", "dtype", "seed", "timeout", "memory")}
+    settings = settings_of(options, start=start_of(tuple(target.partition("::")[0] for target in targets)), **running)
+    with complaining():
+        progress = Progress(options["quiet"])
+        report = pipeline.audit_targets(
+            targets, settings, fix_mode(options), inputs, progress, options["changed_since"]
+        )
+        progress.clear()
+        if certificate_file is not None:
+            import json
+
+            records = [certificate.to_json() for certificate in report.certificates]
+            certificate_file.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+        finish(report, settings, options)

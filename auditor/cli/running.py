@@ -1,0 +1,170 @@
+"""What the commands share: settings for a run, progress while it lasts, its report at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from auditor.cli.options import BASELINE
+from auditor.report.formats import ENDINGS, FORMATS
+
+if TYPE_CHECKING:
+    from auditor.report import Report
+    from auditor.rule import Rule
+    from auditor.settings import Settings
+
+PATIENCE = 1.0  # seconds before a progress bar is worth showing
+BAR = 24
+
+
+def start_of(paths: tuple[str, ...]) -> Path:
+    first = Path(paths[0]) if paths and paths[0] != "-" else Path.cwd()
+    return first if first.exists() else Path.cwd()
+
+
+def settings_of(options: dict[str, Any], start: Path | None = None, **more: Any) -> Settings:
+    from auditor.finding import Severity
+    from auditor.settings import Settings, load
+
+    if options.get("statistics") and options["output_format"] not in ("text", "concise"):
+        raise click.UsageError(f"--statistics counts in text; it has no form in {options['output_format']}")
+    if options.get("baseline") and options.get("no_baseline"):
+        raise click.UsageError("--baseline and --no-baseline contradict each other")
+    fail_on = options.get("fail_on")
+    with complaining():
+        settings = Settings() if options.get("isolated") else load(start, options.get("config_file"))
+        settings = settings.override(
+            select=options.get("select"),
+            extend_select=options.get("extend_select"),
+            ignore=(*settings.ignore, *options["ignore"]) if options.get("ignore") else None,
+            fail_on=Severity.parse(fail_on) if fail_on else None,
+            baseline=options.get("baseline"),
+            **more,
+        )
+    return replace(settings, baseline=_baseline_file(settings, options))
+
+
+def _baseline_file(settings: Settings, options: dict[str, Any]) -> str:
+    """The baseline to hold findings against; empty for none."""
+    if options.get("no_baseline"):
+        return ""
+    if settings.baseline or options.get("isolated"):
+        return _shown(settings.baseline)
+    default = default_baseline(settings)
+    return default if os.path.exists(default) else ""
+
+
+def default_baseline(settings: Settings) -> str:
+    """Beside the settings file, else in the current folder."""
+    return _shown(str(settings.root / BASELINE))
+
+
+def _shown(path: str) -> str:
+    from auditor.static.files import display
+
+    return path and display(path)
+
+
+def rules_of(settings: Settings) -> tuple[Rule, ...]:
+    from auditor.loader import load_rules
+
+    with complaining():
+        return load_rules(settings.rules)
+
+
+def fix_mode(options: dict[str, Any]) -> Any:
+    from auditor.pipeline import FixMode
+
+    formats = [options["output_format"], *(ENDINGS[file.suffix] for file in options["reports"])]
+    return FixMode(
+        write=options["fix"],
+        diff=options["diff"],
+        unsafe=options["unsafe_fixes"],
+        text_edits=any(FORMATS[name].text_edits for name in formats),
+    )
+
+
+def _terminal_width() -> int:
+    import shutil  # pulls in the compression libraries
+
+    return shutil.get_terminal_size().columns
+
+
+class Progress:
+    """A bar on standard error that says what is being done; only where a person is watching and waiting."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.started = time.monotonic()
+        self.shown = False
+
+    def __call__(self, message: str) -> None:
+        """Show `message`; one that ends in `(3 of 7)` moves the bar."""
+        if self.quiet or not sys.stderr.isatty() or time.monotonic() - self.started < PATIENCE:
+            return
+        counted = re.search(r"\((\d+) of (\d+)\)$", message)
+        share = int(counted[1]) / int(counted[2]) if counted else 0.0
+        bar = "#" * round(BAR * share) + "-" * (BAR - round(BAR * share))
+        width = _terminal_width() - 1
+        click.echo("\r\x1b[K" + f"[{bar}] {message}"[:width], err=True, nl=False)
+        self.shown = True
+
+    def clear(self) -> None:
+        if self.shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+class complaining:
+    """Turns the errors that are the user's to mend into one line and exit status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from auditor.loader import RuleError
+
+        if isinstance(error, (ValueError, RuleError)):
+            raise click.ClickException(str(error)) from error
+
+
+def finish(report: Report, settings: Settings, options: dict[str, Any], *, to_stderr: bool = False) -> None:
+    from auditor.report.formats import Style, render
+
+    for diff in report.diffs:
+        click.echo(diff, nl=False)
+    name, file = options["output_format"], options["output_file"]
+    on_screen = file is None and sys.stdout.isatty()
+    style = Style(
+        verbose=options["verbose"],
+        quiet=options["quiet"],
+        statistics=options["statistics"],
+        width=_terminal_width() if on_screen else None,
+    )
+    if file is None:
+        to_stderr = to_stderr or (name == "text" and options["diff"] and bool(report.diffs))
+        for line in render(report, name, style):
+            click.echo(line, err=to_stderr)
+    else:
+        _write(file, render(report, name, style))
+    for extra in options["reports"]:
+        _write(extra, render(report, ENDINGS[extra.suffix], replace(style, width=None, statistics=False)))
+    code = report.exit_code(settings.fail_on)
+    if options["exit_non_zero_on_fix"] and report.fixed:
+        code = max(code, 1)
+    sys.exit(0 if code == 1 and options["exit_zero"] else code)
+
+
+def _write(file: Path, lines: Iterator[str]) -> None:
+    text = "".join(click.unstyle(line) + "\n" for line in lines)
+    try:
+        file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise click.ClickException(f"{file}: the report cannot be written: {error.strerror}") from error
