@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MOVES = frozenset(
     {"to", "cuda", "cpu", "float", "half", "double", "bfloat16", "type", "type_as", "train", "requires_grad_"}
 )
+_PLACED = _MOVES - {"requires_grad_"}  # frozen on purpose is another matter than moved
 _NOT_RUN = frozenset({"__init__", "__new__", "reset_parameters", "init_weights", "_init_weights"})
 
 
@@ -176,8 +177,10 @@ def _only_binding(source: Source, method: Function, name: str) -> ast.expr | Non
 
 
 def _elements(source: Source, container: ast.expr) -> list[ast.Call]:
-    """The layers constructed as direct elements of a literal or comprehension, also of nested ones."""
+    """The layers constructed as direct elements of a literal or comprehension, also of nested ones, moved or not."""
     match container:
+        case ast.Call(func=ast.Attribute(value=inside, attr=attr)) if attr in _PLACED:
+            return _elements(source, inside)
         case ast.List(elts=elements) | ast.Tuple(elts=elements):
             inner: list[ast.expr] = list(elements)
         case ast.Dict(values=values):
@@ -264,6 +267,7 @@ def _is_len(parent: ast.AST | None) -> bool:
 _CARE = frozenset(
     {"parameters", "named_parameters", "state_dict", "modules", "named_modules", "children", "_apply", "cuda", "to"}
 )
+_ASKS = _CARE - _PLACED  # a layer that is moved to the device by hand is still neither trained nor saved
 _REGISTERS = frozenset({"add_module", "register_module", "setattr", "__setattr__"})
 
 
@@ -319,7 +323,7 @@ _READERS = frozenset({"len", "zip", "enumerate", "reversed", "range", "iter", "l
 def _cares(node: ast.AST) -> bool:
     match node:
         case ast.Call(func=ast.Attribute(attr=attr)):
-            return attr in _REGISTERS or attr in _CARE
+            return attr in _REGISTERS or attr in _ASKS
         case ast.Call(func=ast.Name(id=name)):
             return name in _REGISTERS
     return False
