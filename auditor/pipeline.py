@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from auditor.finding import Finding, Problem, finding_from_json, merge, problem_from_json
 from auditor.report import Report
 from auditor.scope import Scope
-from auditor.settings import Settings
+from auditor.settings import Nearest, Settings
 from auditor.static import check, files, suppress
 from auditor.static.check import FileResult
 
@@ -49,21 +49,25 @@ def check_paths(
     mode: FixMode = NO_FIXES,
     progress: Progress | None = None,
     changed_since: str = "",
+    nearest: Nearest | None = None,
 ) -> Report:
     """Check files and folders without running anything: the Python API is `auditor.check`.
 
-    `changed_since`: a git revision; only findings on lines changed since then are shown.
+    `changed_since`: a git revision; only findings on lines changed since then are shown. `nearest`: the settings of
+    each file, where they are not the same for all.
     """
     settings = settings or Settings()
-    scope = Scope(settings, changed_since)
-    found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], settings)
+    nearest = nearest or Nearest(settings)
+    scope = Scope(settings, changed_since, nearest)
+    found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], nearest)
     found = scope.files(found)
     report = Report(problems=problems, files=len(found), rules=check.chosen_rules(settings))
-    for result in check.check_files(found, settings, progress):
-        if result.findings:
-            content = files.read(result.path)
-            _mend(result, content, files.decode(content), [], report, settings, mode)
-        _note(result, report)
+    for own, of_group in nearest.groups(found):
+        for result in check.check_files(of_group, own, progress):
+            if result.findings:
+                content = files.read(result.path)
+                _mend(result, content, files.decode(content), [], report, own, mode)
+            _note(result, report)
     report.sort()
     scope.narrow(report)
     return report
@@ -71,13 +75,14 @@ def check_paths(
 
 def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) -> tuple[Report, bytes]:
     """Check text that is no file yet; also returns it with the fixes made."""
-    report = Report(files=1, rules=check.chosen_rules(settings))
+    rules = check.rules_for(name, settings, check.chosen_rules(settings))
+    report = Report(files=1, rules=rules)
     try:
         text = files.decode(content)
     except (ValueError, SyntaxError, LookupError) as error:
         report.problems.append(Problem(name, f"cannot be decoded: {error}"))
         return report, content
-    result = check.check_text(name, text, check.chosen_rules(settings))
+    result = check.check_text(name, text, rules)
     mended = _mend(result, None, text, [], report, settings, mode)
     _note(result, report)
     report.texts[name] = mended
@@ -97,20 +102,24 @@ def audit_targets(
     inputs: Sequence[str] = (),
     progress: Progress | None = None,
     changed_since: str = "",
+    nearest: Nearest | None = None,
 ) -> Report:
     """Check the files of `specs` and audit the models in them, each run in a child process.
 
     A spec is `file.py`, `file.py::Name` or `package.module:Name`; `inputs` are input specifications for all of them;
-    with `changed_since`, only findings on lines changed since that git revision are shown.
+    with `changed_since`, only findings on lines changed since that git revision are shown; `nearest`: the settings of
+    each file, where they are not the same for all.
     """
     from auditor.dynamic.worker import Worker
 
     settings = settings or Settings()
+    nearest = nearest or Nearest(settings)
     scope = Scope(settings, changed_since)
     report = Report(rules=check.chosen_rules(settings))
     with Worker(timeout=settings.timeout, memory=settings.memory, progress=progress) as worker:
         for spec in specs:
-            _audit_spec(worker, spec, settings, mode, list(inputs), report)
+            own = nearest.of(spec.partition("::")[0])
+            _audit_spec(worker, spec, own, mode, list(inputs), report)
     report.findings = merge(report.findings)
     report.sort()
     scope.narrow(report)

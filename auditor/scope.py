@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.report import Report
-from auditor.settings import Settings
+from auditor.settings import Nearest, Settings
 from auditor.static import files
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Scope:
     """What the settings' baseline does not have and, where a git revision is given, what has changed since then."""
 
-    def __init__(self, settings: Settings, changed_since: str = "") -> None:
+    def __init__(self, settings: Settings, changed_since: str = "", nearest: Nearest | None = None) -> None:
         self.settings = settings
+        self.nearest = nearest or Nearest(settings)
         self.changes: Changes | None = None
         if changed_since:
             from auditor.changes import since
@@ -29,8 +30,7 @@ class Scope:
         """Those of `paths` that the run is about."""
         chosen = list(paths)
         if self.settings.force_exclude:
-            patterns = self.settings.exclude + self.settings.extend_exclude
-            chosen = [path for path in chosen if not _excluded(path, patterns)]
+            chosen = [path for path in chosen if not excluded(path, self.nearest.of(path))]
         if self.changes is not None:
             chosen = [path for path in chosen if self.changes.touches_file(path)]
         return chosen
@@ -46,8 +46,8 @@ class Scope:
             report.findings = [finding for finding in report.findings if self.changes.touches(finding)]
 
 
-def _excluded(path: str, patterns: Sequence[str]) -> bool:
+def excluded(path: str, settings: Settings) -> bool:
     """Whether the settings exclude a file or a folder above it, below the current folder."""
-    shown = Path(files.display(path))
-    parts = [shown, *shown.parents]
-    return any(files.excluded(part.as_posix(), patterns) for part in parts if part.name not in ("", ".."))
+    shown, patterns = Path(files.display(path)), settings.exclude + settings.extend_exclude
+    parts = [part for part in (shown, *shown.parents) if part.name not in ("", "..")]
+    return any(files.excluded(part.as_posix(), patterns, str(settings.root)) for part in parts)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from auditor.settings import Settings
+from auditor.settings import Nearest, Settings
 from auditor.static import check, files
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--torchfix", action="store_true")
     arguments = parser.parse_args()
     settings = Settings(exclude=(), respect_gitignore=False, jobs=1)
-    paths, _ = files.discover([arguments.folder], settings)
+    paths, _ = files.discover([arguments.folder], Nearest(settings))
     texts = triggered(paths, settings)
     lines = sum(text.count("\n") for text in texts.values())
     print(f"{len(paths)} files, {len(texts)} pass a trigger: {lines} lines")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from auditor.cli.options import shared
-from auditor.cli.running import Progress, complaining, finish, fix_mode, settings_of, start_of
+from auditor.cli.running import Progress, complaining, finish, fix_mode, nearest_settings, start_of
 
 
 @click.command()
@@ -55,12 +55,13 @@ def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: P
     from auditor import pipeline
 
     running = {name: options.pop(name) for name in ("device", "dtype", "seed", "timeout", "memory")}
-    settings = settings_of(options, start=start_of(tuple(target.partition("::")[0] for target in targets)), **running)
+    places = tuple(target.partition("::")[0] for target in targets)
+    nearest = nearest_settings(options, start=start_of(places), **running)
+    settings = nearest.settings
     with complaining():
         progress = Progress(options["quiet"])
-        report = pipeline.audit_targets(
-            targets, settings, fix_mode(options), inputs, progress, options["changed_since"]
-        )
+        mode, since = fix_mode(options), options["changed_since"]
+        report = pipeline.audit_targets(targets, settings, mode, inputs, progress, since, nearest)
         progress.clear()
         if certificate_file is not None:
             import json

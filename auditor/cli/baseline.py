@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from auditor.cli.options import BASELINE, config_option, jobs_option
-from auditor.cli.running import Progress, complaining, default_baseline, settings_of, start_of
+from auditor.cli.running import Progress, complaining, default_baseline, nearest_settings, start_of
 
 
 @click.command()
@@ -36,15 +36,16 @@ def baseline(
 
     if run and not paths:
         raise click.UsageError("name what to audit: `auditor baseline --audit model.py`")
-    settings = settings_of({"config_file": config_file}, start=start_of(paths), jobs=jobs)
+    nearest = nearest_settings({"config_file": config_file}, start=start_of(paths), jobs=jobs)
+    settings = nearest.settings
     file = baseline or settings.baseline or default_baseline(settings)
     settings = replace(settings, baseline=file if prune else "")
     with complaining():
         progress = Progress()
         if run:
-            report = pipeline.audit_targets(paths, settings, progress=progress)
+            report = pipeline.audit_targets(paths, settings, progress=progress, nearest=nearest)
         else:
-            report = pipeline.check_paths(paths or (".",), settings, progress=progress)
+            report = pipeline.check_paths(paths or (".",), settings, progress=progress, nearest=nearest)
         progress.clear()
         entries = records.prune(report, file) if prune else records.record(report, file)
     from auditor.report.text import problem_lines

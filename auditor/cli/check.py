@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from auditor.cli.options import jobs_option, shared
-from auditor.cli.running import Progress, complaining, finish, fix_mode, settings_of, start_of
+from auditor.cli.running import Progress, complaining, finish, fix_mode, nearest_settings, start_of
 
 
 @click.command()
@@ -23,19 +23,19 @@ def check(
     """Check source files and folders (default: the current folder; `-`: standard input) without running anything."""
     from auditor import pipeline
 
-    settings = settings_of(options, start=start_of(paths), jobs=jobs, force_exclude=force_exclude or None)
-    mode = fix_mode(options)
+    nearest = nearest_settings(options, start=start_of(paths), jobs=jobs, force_exclude=force_exclude or None)
+    settings, mode = nearest.settings, fix_mode(options)
     with complaining():
         if paths == ("-",):
             if options["changed_since"]:
                 raise click.UsageError("--changed-since compares files; standard input is none")
-            text = sys.stdin.buffer.read()
-            report, fixed = pipeline.check_stdin(text, stdin_filename or "<stdin>", settings, mode)
+            text, name = sys.stdin.buffer.read(), stdin_filename or "<stdin>"
+            report, fixed = pipeline.check_stdin(text, name, nearest.of(name), mode)
             if options["fix"]:
                 sys.stdout.buffer.write(fixed)
             finish(report, settings, options, to_stderr=options["fix"])
         else:
             progress = Progress(options["quiet"])
-            report = pipeline.check_paths(paths or (".",), settings, mode, progress, options["changed_since"])
+            report = pipeline.check_paths(paths or (".",), settings, mode, progress, options["changed_since"], nearest)
             progress.clear()
             finish(report, settings, options)

@@ -19,37 +19,56 @@ from auditor.report.formats import ENDINGS, FORMATS
 if TYPE_CHECKING:
     from auditor.report import Report
     from auditor.rule import Rule
-    from auditor.settings import Settings
+    from auditor.settings import Nearest, Settings
 
 PATIENCE = 1.0  # seconds before a progress bar is worth showing
 BAR = 24
 
 
 def start_of(paths: tuple[str, ...]) -> Path:
-    first = Path(paths[0]) if paths and paths[0] != "-" else Path.cwd()
-    return first if first.exists() else Path.cwd()
+    """The place whose settings hold for a run on `paths`: what they have in common, whatever their order."""
+    absolute = {os.path.abspath(path) for path in paths if path != "-" and os.path.exists(path)}
+    try:
+        return Path(os.path.commonpath(absolute)) if absolute else Path.cwd()
+    except ValueError:  # on several drives
+        return Path.cwd()
 
 
 def settings_of(options: dict[str, Any], start: Path | None = None, **more: Any) -> Settings:
-    from auditor.finding import Severity
-    from auditor.settings import Settings, load
+    """The settings of a run: those in force for `start`, overridden by the command line."""
+    return nearest_settings(options, start, **more).settings
+
+
+def nearest_settings(options: dict[str, Any], start: Path | None = None, **more: Any) -> Nearest:
+    """The settings of a run and of each of its files, overridden by the command line."""
+    from auditor.settings import Nearest, Settings, load
 
     if options.get("statistics") and options["output_format"] not in ("text", "concise"):
         raise click.UsageError(f"--statistics counts in text; it has no form in {options['output_format']}")
     if options.get("baseline") and options.get("no_baseline"):
         raise click.UsageError("--baseline and --no-baseline contradict each other")
-    fail_on = options.get("fail_on")
+
+    def override(settings: Settings) -> Settings:
+        return _overridden(settings, options, more)
+
     with complaining():
-        settings = Settings() if options.get("isolated") else load(start, options.get("config_file"))
-        settings = settings.override(
-            select=options.get("select"),
-            extend_select=options.get("extend_select"),
-            ignore=(*settings.ignore, *options["ignore"]) if options.get("ignore") else None,
-            fail_on=Severity.parse(fail_on) if fail_on else None,
-            baseline=options.get("baseline"),
-            **more,
-        )
-    return replace(settings, baseline=_baseline_file(settings, options))
+        settings = override(Settings() if options.get("isolated") else load(start, options.get("config_file")))
+    settings = replace(settings, baseline=_baseline_file(settings, options))
+    return Nearest(settings, None if options.get("isolated") or options.get("config_file") else override)
+
+
+def _overridden(settings: Settings, options: dict[str, Any], more: dict[str, Any]) -> Settings:
+    from auditor.finding import Severity
+
+    fail_on = options.get("fail_on")
+    return settings.override(
+        select=options.get("select"),
+        extend_select=options.get("extend_select"),
+        ignore=(*settings.ignore, *options["ignore"]) if options.get("ignore") else None,
+        fail_on=Severity.parse(fail_on) if fail_on else None,
+        baseline=options.get("baseline"),
+        **more,
+    )
 
 
 def _baseline_file(settings: Settings, options: dict[str, Any]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from auditor.rule import Rule
-from auditor.settings import Settings
+from auditor.settings import Settings, keys
 
 
 def explain(rule: Rule) -> str:
@@ -73,10 +72,8 @@ def record(rule: Rule) -> dict[str, Any]:
 
 def settings_table(settings: Settings) -> str:
     """The settings in force, as they would stand in pyproject.toml."""
-    lines = [f"# from {settings.file}" if settings.file else "# defaults: no [tool.auditor] found", "[tool.auditor]"]
-    for item in fields(Settings):
-        if item.name != "file":
-            lines.append(f"{item.name.replace('_', '-')} = {_toml(getattr(settings, item.name))}")
+    lines = [f"# from {settings.file}" if settings.file else "# defaults: no settings file found", "[tool.auditor]"]
+    lines += [f"{key} = {_toml(getattr(settings, item.name))}" for key, item in keys().items()]
     return "\n".join(lines)
 
 

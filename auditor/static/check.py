@@ -98,7 +98,7 @@ def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResu
     shown = files.display(path)
     try:
         content = files.read(path)
-        wanted = [rule for rule in _wanted(rules, content) if not ignored_here(rule, path, settings)]
+        wanted = rules_for(path, settings, _wanted(rules, content))
         if not wanted:
             return FileResult(shown)
         text = files.decode(content)
@@ -113,10 +113,16 @@ def _unreadable(path: str, reason: str) -> FileResult:
     return FileResult(path, problems=[Problem(path, reason)])
 
 
+def rules_for(path: str, settings: Settings, rules: Sequence[Rule]) -> list[Rule]:
+    """Those of `rules` that the per-file ignores of the settings leave on for `path`."""
+    return [rule for rule in rules if not ignored_here(rule, path, settings)]
+
+
 def ignored_here(rule: Rule, path: str, settings: Settings) -> bool:
     """Whether the per-file ignores of the settings switch `rule` off for `path`."""
+    root = str(settings.root)
     return any(
-        files.excluded(path, (pattern, f"*/{pattern}")) and any(matches(code, rule) for code in codes)
+        files.excluded(path, (pattern, f"*/{pattern}"), root) and any(matches(code, rule) for code in codes)
         for pattern, codes in settings.per_file_ignores.items()
     )
 

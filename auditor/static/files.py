@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from auditor.finding import Problem
 
 if TYPE_CHECKING:
-    from auditor.settings import Settings
+    from auditor.settings import Nearest
 
 SUFFIXES = (".py", ".pyi")
 
 
-def discover(paths: Sequence[str], settings: Settings) -> tuple[list[str], list[Problem]]:
+def discover(paths: Sequence[str], nearest: Nearest) -> tuple[list[str], list[Problem]]:
     """The Python files of `paths`, sorted: files named are taken as they are, folders are searched, leaving out what
-    the settings and .gitignore files exclude. A path that does not exist is a problem."""
+    the settings nearest to them and .gitignore files exclude. A path that does not exist is a problem."""
     found: dict[str, None] = {}
     problems = []
     for path in paths:
         if os.path.isdir(path):
-            found.update(dict.fromkeys(_search(path, settings)))
+            found.update(dict.fromkeys(_search(path, nearest)))
         elif os.path.exists(path):
             found[_tidy(path)] = None
         else:
@@ -35,28 +35,34 @@ def _tidy(path: str) -> str:
     return path[2:] if path.startswith("./") else path
 
 
-def _search(top: str, settings: Settings) -> Iterator[str]:
-    patterns = settings.exclude + settings.extend_exclude
-    ignored = _GitIgnore(top) if settings.respect_gitignore else None
+def _search(top: str, nearest: Nearest) -> Iterator[str]:
+    ignored = _GitIgnore(top) if nearest.settings.respect_gitignore else None
     for folder, subfolders, names in os.walk(top, onerror=None):
+        settings = nearest.of_folder(folder)
+        patterns, root = settings.exclude + settings.extend_exclude, str(settings.root)
         if ignored:
             ignored.enter(folder)
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not excluded(os.path.join(folder, name), patterns)
+            if not excluded(os.path.join(folder, name), patterns, root)
             and not (ignored and ignored.matches(os.path.join(folder, name) + "/"))
         )
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if name.endswith(SUFFIXES) and not excluded(path, patterns) and not (ignored and ignored.matches(path)):
+            if not name.endswith(SUFFIXES) or excluded(path, patterns, root):
+                continue
+            if not (ignored and ignored.matches(path)):
                 yield _tidy(path)
 
 
-def excluded(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a pattern names the file or folder itself, or the path."""
-    name, posix = os.path.basename(path), Path(path).as_posix()
-    return any(fnmatch(name, pattern) or fnmatch(posix, pattern) for pattern in patterns)
+def excluded(path: str, patterns: Iterable[str], root: str = "") -> bool:
+    """Whether a pattern names the file or folder itself, or its path as it stands or from the folder `root`."""
+    forms = [os.path.basename(path), Path(path).as_posix()]
+    if root and (os.path.isabs(path) or root != os.getcwd()):
+        below = os.path.relpath(path, root).replace(os.sep, "/")
+        forms += [] if below in forms else [below]
+    return any(fnmatch(form, pattern) for pattern in patterns for form in forms)
 
 
 class _GitIgnore:
