@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from auditor.fix.memory import rewrite
     from auditor.pipeline import audit_model as audit
     from auditor.pipeline import check_paths as check
 
-__all__ = ["audit", "check"]
+__all__ = ["audit", "check", "rewrite"]
+_HOME = {
+    "audit": ("auditor.pipeline", "audit_model"),
+    "check": ("auditor.pipeline", "check_paths"),
+    "rewrite": ("auditor.fix.memory", "rewrite"),
+}
 
 
 def __getattr__(name: str) -> Any:  # loaded on first use: the command line must start fast
-    if name in __all__:
-        from auditor import pipeline
+    if name in _HOME:
+        from importlib import import_module
 
-        value = {"audit": pipeline.audit_model, "check": pipeline.check_paths}[name]
+        module, attribute = _HOME[name]
+        value = getattr(import_module(module), attribute)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import enum
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from auditor.finding import READ, RUN, Finding, Location, Note, Severity
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
     from auditor.fix.claims import Claim
     from auditor.fix.edit import Applicability, Edit, Fix
+    from auditor.fix.surgery import Surgery
     from auditor.static.source import Source
 
 
@@ -37,6 +38,7 @@ class HasLocation(Protocol):
 StaticCheck = Callable[["Source"], Iterable[Finding]]
 DynamicCheck = Callable[["Capture"], Iterable[Finding]]
 FixFunction = Callable[["Source", Finding], "Edit | Sequence[Edit] | Fix | None"]
+RewriteFunction = Callable[["Surgery", Finding], "Iterable[Claim] | None"]
 
 
 class Rule:
@@ -77,10 +79,14 @@ class Rule:
         self.static_check: StaticCheck | None = None
         self.dynamic_check: DynamicCheck | None = None
         self.fix_function: FixFunction | None = None
+        self.rewrite_function: RewriteFunction | None = None
         self.title = ""
         self.applicability: Applicability | None = None
         self.keeps: tuple[Claim, ...] = ()
         self.gains: tuple[Claim, ...] = ()
+        self.rewrite_title = ""
+        self.rewrite_keeps: tuple[Claim, ...] | None = None
+        self.rewrite_gains: tuple[Claim, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -142,6 +148,45 @@ class Rule:
             return function
 
         return declare
+
+    @overload
+    def rewrite(self, function: RewriteFunction) -> RewriteFunction: ...
+    @overload
+    def rewrite(
+        self, *, title: str = "", keeps: Sequence[Claim] | None = None, gains: Sequence[Claim] | None = None
+    ) -> Callable[[RewriteFunction], RewriteFunction]: ...
+
+    def rewrite(
+        self,
+        function: RewriteFunction | None = None,
+        *,
+        title: str = "",
+        keeps: Sequence[Claim] | None = None,
+        gains: Sequence[Claim] | None = None,
+    ) -> RewriteFunction | Callable[[RewriteFunction], RewriteFunction]:
+        """Decorator: the function that mends a finding on a model in memory, for `auditor.rewrite`.
+
+        It gets a `Surgery` (a copy of the model and what a run of it showed) and a finding of the dynamic check, whose
+        `modules` are the paths of the layers concerned, and replaces or changes layers through the surgery's methods:
+
+            @rule.rewrite
+            def groups_in_memory(surgery: Surgery, finding: Finding) -> None:
+                for path in finding.modules:
+                    surgery.replace(path, to_group_norm(surgery.module(path)))
+
+        Title and claims are those of `@rule.fix`, unless given here. It may return (or yield) further claims that hold
+        in this case, and raises ValueError with the reason where it cannot do it. A rule needs none if the edits of its
+        fix change methods only: `auditor.rewrite` carries those out on the classes of the model.
+        """
+
+        def declare(function: RewriteFunction) -> RewriteFunction:
+            self.rewrite_function = function
+            self.rewrite_title = title
+            self.rewrite_keeps = None if keeps is None else tuple(keeps)
+            self.rewrite_gains = None if gains is None else tuple(gains)
+            return function
+
+        return declare if function is None else declare(function)
 
     def finding(
         self,
@@ -211,6 +256,23 @@ class Rule:
             return edits
         edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
         return Fix(rule.title, edits, rule.applicability, rule.keeps, rule.gains) if edits else None
+
+    def operate(self, surgery: Surgery, finding: Finding) -> Fix | None:
+        """Mend one finding on the model of `surgery`; the fix has no edits. None: this rule knows no way in memory.
+
+        Raises ValueError with the reason where this finding cannot be mended.
+        """
+        rule = self.loaded()
+        if rule.rewrite_function is None:
+            return None
+        from auditor.fix.edit import Applicability, Fix
+
+        further = tuple(rule.rewrite_function(surgery, finding) or ())
+        keeps = rule.keeps if rule.rewrite_keeps is None else rule.rewrite_keeps
+        gains = rule.gains if rule.rewrite_gains is None else rule.rewrite_gains
+        keeps = (*keeps, *(claim for claim in further if claim.must == "equal"))
+        gains = (*gains, *(claim for claim in further if claim.must == "improve"))
+        return Fix(rule.rewrite_title or rule.title, (), rule.applicability or Applicability.UNSAFE, keeps, gains)
 
 
 class IndexedRule(Rule):

@@ -63,6 +63,8 @@ class LiveInputs:
     description: str = "the inputs given"
     batch_axis_size: int | None = None
     batch_axis: int | None = None
+    source: str = "inferred"
+    """"given" where somebody chose these inputs, and with them the batch size."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,10 @@ class NodeFacts:
 
 @dataclass
 class Capture:
-    """One target, built and run. `strays`: layers that ran without being registered, per mode."""
+    """One target, built and run. `strays`: layers that ran without being registered, per mode.
+
+    `in_memory`: what is found will be mended on the model itself, so that code nobody here may edit matters too.
+    """
 
     target: Any
     model: torch.nn.Module
@@ -241,6 +246,7 @@ class Capture:
     rungs: dict[str, Rung] = field(default_factory=dict)
     strays: dict[str, tuple[Stray, ...]] = field(default_factory=dict)
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    in_memory: bool = False
     _reads: dict[str, dict[str, list[NodeFacts]]] = field(default_factory=dict, repr=False)
     _facts: dict[fx.Node, NodeFacts] = field(default_factory=dict, repr=False)
 
@@ -321,6 +327,7 @@ def capture(
     device: str = "cpu",
     dtype: str = "float32",
     seed: int = 0,
+    in_memory: bool = False,
 ) -> Capture:
     """Run `model` once in each mode and write down what happened; model and random state are left as they were.
 
@@ -329,7 +336,7 @@ def capture(
     and its floating-point tensors to `dtype`; nothing is raised if it cannot run: see `Capture.rungs`.
     """
     _move(model, torch.device(device), getattr(torch, dtype))
-    inputs = _as_inputs(inputs)
+    inputs = as_inputs(inputs)
     args, kwargs = moved((tuple(inputs.args), dict(inputs.kwargs)), torch.device(device), getattr(torch, dtype))
     _materialise(model, args, kwargs, seed)
     known = is_dataclass(inputs) and not isinstance(inputs, type)
@@ -344,6 +351,7 @@ def capture(
         seed=seed,
         modules=_module_facts(model, locations),
         parameters=_parameter_facts(model, locations, build_log),
+        in_memory=in_memory,
     )
     for mode in MODES:
         _run(held, mode)
@@ -392,12 +400,17 @@ def _note_calls(held: Capture, mode: Mode, watch: ModuleWatch) -> None:
 # Inputs ---------------------------------------------------------------------------------------------------------------
 
 
-def _as_inputs(inputs: Any) -> Any:
+def as_inputs(inputs: Any) -> Any:
+    """Inputs with `.args` and `.kwargs`, from a tensor, a tuple of arguments or a dict of keyword arguments."""
     if hasattr(inputs, "args") and hasattr(inputs, "kwargs"):
         return inputs
     if isinstance(inputs, dict):
-        return LiveInputs(kwargs=inputs)
-    return LiveInputs(args=tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,))
+        args, kwargs = (), inputs
+    else:
+        args, kwargs = (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+    tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    sizes = {len(tensor) for tensor in tensors}  # no batch axis is known; a size that all share is that of the batch
+    return LiveInputs(args, kwargs, batch_axis_size=sizes.pop() if len(sizes) == 1 else None, source="given")
 
 
 def _move(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:

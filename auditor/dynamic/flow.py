@@ -40,7 +40,7 @@ def what_follows(capture: Capture, parameter: str, path: str) -> tuple[str | Non
 
     Followed through views, pooling, dropout and norms; not through additions, products or other weight layers.
     """
-    start = _weight_calls(capture, parameter, path)
+    start = weight_calls(capture, parameter, path)
     through = PASSES | {"norm"}
     kinds = list(_follow(capture, start, through))
     normed = any(kind == "norm" for kind, _ in kinds)
@@ -50,7 +50,13 @@ def what_follows(capture: Capture, parameter: str, path: str) -> tuple[str | Non
 
 
 def _follow(capture: Capture, start: list[NodeFacts], through: frozenset[str]) -> Iterator[tuple[str, bool]]:
-    """Kinds of the calls reached from `start` (breadth first), each with whether a norm lies before it."""
+    """Kinds of the calls reached from `start`, each with whether a norm lies before it."""
+    return ((kind, after_norm) for kind, after_norm, _ in reached(capture, start, through))
+
+
+def reached(capture: Capture, start: list[NodeFacts], through: frozenset[str]) -> Iterator[tuple[str, bool, NodeFacts]]:
+    """The calls reached from `start` (breadth first) through those of the kinds `through`: the kind, whether a norm
+    lies before it, the call."""
     queue = [(node, False) for node in start]
     seen = set(start)
     for node, after_norm in queue:
@@ -58,7 +64,7 @@ def _follow(capture: Capture, start: list[NodeFacts], through: frozenset[str]) -
             if user not in seen:
                 seen.add(user)
                 kind = kind_of_call(capture, user)
-                yield kind, after_norm
+                yield kind, after_norm, user
                 if kind in through:
                     queue.append((user, after_norm or kind == "norm"))
 
@@ -77,7 +83,7 @@ def kind_of_call(capture: Capture, node: NodeFacts) -> str:
     return next((known for word, known in ACTIVATION_CLASSES.items() if word in name), kind)
 
 
-def _weight_calls(capture: Capture, parameter: str, path: str) -> list[NodeFacts]:
+def weight_calls(capture: Capture, parameter: str, path: str) -> list[NodeFacts]:
     """The calls of the recorded run that take a parameter, those of its own module where there are any.
 
     For a weight that is computed first (weight norm, standardisation): the module's last call.

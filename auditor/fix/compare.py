@@ -64,6 +64,10 @@ class Stage:
         self.old = Trial(prepare_before)
 
         def prepare_after() -> nn.Module:
+            if self.after.derive is not None:
+                model = self.old.fresh()
+                self.after.derive(model)
+                return model
             model = self.after.make(self.dtype, self.device)
             transplant(self.old.model, model, self.moved)
             return model

@@ -91,9 +91,9 @@ def fix_text(
     for _ in range(ROUNDS):
         outcome.found = drop_symptoms(merge([*outcome.result.findings, *seen]), rules)
         candidates = offer(outcome.found, outcome.text, rules, path)
-        mendable = [item for item in candidates if item.fix is not None and _allowed(item.fix, unsafe)]
+        mendable = [item for item in candidates if item.fix is not None and is_allowed(item.fix, unsafe)]
         outcome.refused = []
-        for group in _tries(mendable, outcome.refused):
+        for group in tries(mendable, outcome.refused):
             attempt = _try(path, outcome, group, rules, judge)
             if isinstance(attempt, Verdict):
                 outcome.refused += [Refusal(item, attempt.refusal, attempt.broken) for item in group]
@@ -102,12 +102,12 @@ def fix_text(
             outcome.fixed += group
             break
         else:
-            outcome.refused = _last_word(outcome.refused)
+            outcome.refused = last_word(outcome.refused)
             return outcome
     return outcome
 
 
-def _tries(mendable: Sequence[Finding], refused: Sequence[Refusal]) -> Iterator[list[Finding]]:
+def tries(mendable: Sequence[Finding], refused: Sequence[Refusal]) -> Iterator[list[Finding]]:
     """The groups of findings to mend together, the most promising first; `refused` grows while they are tried."""
     by_rule: dict[str, list[Finding]] = {}
     for finding in mendable:
@@ -168,11 +168,11 @@ def unified_diff(path: str, before: str, after: str) -> str:
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
-def _allowed(fix: Fix, unsafe: bool) -> bool:
+def is_allowed(fix: Fix, unsafe: bool) -> bool:
     return fix.applicability is Applicability.SAFE or (unsafe and fix.applicability is Applicability.UNSAFE)
 
 
-def _last_word(refusals: Sequence[Refusal]) -> list[Refusal]:
+def last_word(refusals: Sequence[Refusal]) -> list[Refusal]:
     """One refusal per finding: that of its most specific try."""
     smallest = {(item.finding.code, item.finding.location): item for item in reversed(refusals)}
     return [smallest[key] for key in sorted(smallest)]

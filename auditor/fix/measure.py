@@ -47,18 +47,18 @@ class NotMeasurable(Exception):
 
 
 class Bench:
-    """One side. Models come in their initial state, or with non-default weights that both sides share."""
+    """One side. `initial()` is the model in its initial state; `varied(dtype)` has weights that both sides share."""
 
     def __init__(
         self,
         subject: Subject,
-        weights: Callable[[nn.Module], None],
+        varied: Callable[[str], nn.Module],
         moved: Mapping[str, str] | None = None,
         fixed: bool = False,
     ) -> None:
         self.subject = subject
         self.fixed = fixed
-        self.weights = weights
+        self._varied = varied
         self.moved = moved or {}
         self._initial: Trial | None = None
         self._probe: Probe | None = None
@@ -69,9 +69,7 @@ class Bench:
         return self._initial.fresh()
 
     def varied(self, dtype: str = "") -> nn.Module:
-        model = self.subject.make(dtype)
-        self.weights(model)
-        return model
+        return self._varied(dtype)
 
     def arguments(self, row: str = "given", dtype: str = "") -> tuple[tuple[Any, ...], dict[str, Any]]:
         arguments = self.subject.arguments(dtype)
@@ -111,14 +109,22 @@ def measure(claim: Claim, benches: tuple[Bench, Bench]) -> ClaimResult:
 def benches(before: Subject, after: Subject, moved: Mapping[str, str]) -> tuple[Bench, Bench]:
     """Both sides; the varied weights of the second are those of the first, where names are the same."""
 
-    def share(model: nn.Module) -> None:
+    def old(dtype: str) -> nn.Module:
+        model = before.make(dtype)
         perturb(model)
-        dtype = str(next((p.dtype for p in model.parameters() if p.is_floating_point()), "float32"))
-        source = before.make(dtype.removeprefix("torch."))
-        perturb(source)
-        transplant(source, model, moved)
+        return model
 
-    return Bench(before, perturb, moved), Bench(after, share, fixed=True)
+    def new(dtype: str) -> nn.Module:
+        source = old(dtype)
+        if after.derive is not None:
+            after.derive(source)
+            return source
+        model = after.make(dtype)
+        perturb(model)
+        transplant(source, model, moved)
+        return model
+
+    return Bench(before, old, moved), Bench(after, new, fixed=True)
 
 
 def _attempt(claim: Claim, bench: Bench) -> Measure | str:

@@ -55,8 +55,8 @@ def validate(payload: Mapping[str, Any], progress: Callable[[str], None] = lambd
         "results": [asdict(result) for result in results],
         "inputs": inputs.description,
         "versions": versions(),
-        **_costs(before, "before"),
-        **_costs(after, "after"),
+        **costs(before, "before"),
+        **costs(after, "after"),
     }
 
 
@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 # Cost ----------------------------------------------------------------------------------------------------------------
 
 
-def _costs(subject: Subject, side: str) -> dict[str, Any]:
+def costs(subject: Subject, side: str) -> dict[str, Any]:
     """Seconds (the fastest of three) and peak bytes of tensors in one training forward and backward, if it runs."""
     try:
         model = subject.make()

@@ -26,7 +26,8 @@ from auditor.dynamic.state import REGISTRIES, seed_all
 class Subject:
     """One side of a comparison: `build` makes the model from a seed, `inputs` is what it is called with.
 
-    `batch_axis`: the axis of the inputs that samples lie on.
+    `batch_axis`: the axis of the inputs that samples lie on. `derive`: makes this side from a model of the other one,
+    in place, where the fix is one of models rather than of source.
     """
 
     build: Callable[[int], nn.Module]
@@ -35,6 +36,7 @@ class Subject:
     dtype: str = "float32"
     seed: int = 0
     batch_axis: int = 0
+    derive: Callable[[nn.Module], Any] | None = None
 
     def make(self, dtype: str = "", device: str = "") -> nn.Module:
         """The model in its initial state, in train mode, on `device` in `dtype` (default: those asked for)."""

@@ -27,8 +27,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from auditor.reference.normalization import group_count
 
-Norm = TypeVar("Norm", bound=nn.Module)
+Layer = TypeVar("Layer", bound=nn.Module)
 
+_AFFINE = ("weight", "bias")
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _HOOKS = (
     "_backward_pre_hooks",
@@ -96,7 +97,7 @@ def to_group_norm(bn: nn.Module, groups: int | None = None, positions: int = 1) 
     norm = _checked(bn)
     channels = norm.num_features
     replacement = nn.GroupNorm(groups or group_count(channels, positions), channels, norm.eps, affine=norm.affine)
-    return _carry_over(norm, replacement)
+    return carry_over(norm, replacement, _AFFINE)
 
 
 def to_layer_norm(bn: nn.Module) -> nn.LayerNorm:
@@ -108,7 +109,7 @@ def to_layer_norm(bn: nn.Module) -> nn.LayerNorm:
     norm = _checked(bn)
     if isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
         raise ValueError("LayerNorm normalises the last axis, here a position; GroupNorm with one group fits maps")
-    return _carry_over(norm, nn.LayerNorm(norm.num_features, norm.eps, elementwise_affine=norm.affine))
+    return carry_over(norm, nn.LayerNorm(norm.num_features, norm.eps, elementwise_affine=norm.affine), _AFFINE)
 
 
 def to_frozen_batch_norm(bn: nn.Module) -> FrozenBatchNorm:
@@ -122,7 +123,7 @@ def to_frozen_batch_norm(bn: nn.Module) -> FrozenBatchNorm:
         raise ValueError("a BatchNorm without running statistics cannot be frozen")
     if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
         raise ValueError("its running statistics are those of a new layer; only a trained BatchNorm can be frozen")
-    replacement = _carry_over(norm, FrozenBatchNorm(norm.num_features, norm.eps, norm.affine))
+    replacement = carry_over(norm, FrozenBatchNorm(norm.num_features, norm.eps, norm.affine), _AFFINE)
     replacement._buffers.update({name: _copy(value) for name, value in norm._buffers.items()})
     return replacement
 
@@ -135,7 +136,7 @@ def to_sync_batch_norm(bn: nn.Module, process_group: Any = None) -> nn.SyncBatch
     replacement = nn.SyncBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, process_group
     )
-    replacement = _carry_over(norm, replacement)
+    replacement = carry_over(norm, replacement, _AFFINE)
     replacement._buffers.update({name: _copy(value) for name, value in norm._buffers.items()})
     return replacement
 
@@ -197,24 +198,31 @@ def _checked(bn: nn.Module) -> _BatchNorm:
         raise ValueError("its weight is computed by a parametrization")
     if type(bn).forward not in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or bn._modules:
         raise ValueError(f"{kind} does more than BatchNorm does")
-    bound = [hook for name in _STATE_HOOKS for hook in getattr(bn, name).values()]
-    if bound:
-        raise ValueError("hooks on its state dict belong to this very instance")
+    _refuse_state_hooks(bn)
     return bn
 
 
-def _carry_over(bn: _BatchNorm, norm: Norm) -> Norm:
-    """Give `norm` the parameters, mode, hooks and the user's own attributes of `bn`."""
-    for name in ("weight", "bias"):
-        norm._parameters[name] = bn._parameters[name]
+def _refuse_state_hooks(module: nn.Module) -> None:
+    if any(getattr(module, name) for name in _STATE_HOOKS):
+        raise ValueError("hooks on its state dict belong to this very instance")
+
+
+def carry_over(old: nn.Module, new: Layer, parameters: tuple[str, ...] = ()) -> Layer:
+    """Give `new` the mode, hooks and the user's own attributes of `old`, and these `parameters` as the same objects.
+
+    ValueError for hooks on the state dict of `old`: they are bound to that very instance.
+    """
+    _refuse_state_hooks(old)
+    for name in parameters:
+        new._parameters[name] = old._parameters[name]
     for name in _HOOKS:  # the same dictionaries: a handle that removes a hook removes it here too
-        setattr(norm, name, getattr(bn, name))
-    known = vars(nn.SyncBatchNorm(1)).keys() | vars(norm).keys()
-    for name, value in vars(bn).items():
+        setattr(new, name, getattr(old, name))
+    known = vars(nn.Module()).keys() | vars(new).keys() | {*getattr(type(old), "__constants__", ()), "process_group"}
+    for name, value in vars(old).items():
         if name not in known:
-            setattr(norm, name, value)
-    norm.training = bn.training
-    return norm
+            setattr(new, name, value)
+    new.training = old.training
+    return new
 
 
 def _copy(buffer: Tensor | None) -> Tensor | None:

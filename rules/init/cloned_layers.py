@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.observe import LayerProbe
     from auditor.finding import Location
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -141,3 +142,8 @@ def _initialised(source: Source, stack: Stack) -> list[Edit]:
         f"        {init}.xavier_uniform_(copied)"
     )
     return [insert_after(stack.statement, loop), *edits]
+
+
+@rule.rewrite
+def reset_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.reset(finding.modules)

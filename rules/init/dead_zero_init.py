@@ -59,6 +59,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -118,3 +119,8 @@ def without_gradient(capture: Capture) -> Iterator[Finding]:
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     """Not for a warning: a model that learns already, if slowly, gains nothing that can be shown."""
     return () if finding.severity is Severity.WARNING else reinitialised(source, finding)
+
+
+@rule.rewrite
+def initialise_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.initialize(finding.modules)

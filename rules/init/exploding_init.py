@@ -65,6 +65,7 @@ from auditor.static.source import Source
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.observe import Probe
+    from auditor.fix.surgery import Surgery
 
 LARGE, LOGITS, LOSS, SPIKE = 1e3, 100.0, 100.0, 1.5
 rule = Rule(
@@ -151,3 +152,8 @@ def _excess(probe: Probe) -> str:
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     """Not for a mean spike, which leaves the scale of the signal as it is."""
     return () if finding.severity is Severity.WARNING else reinitialised(source, finding)
+
+
+@rule.rewrite
+def initialise_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.initialize(finding.modules)

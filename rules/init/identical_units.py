@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.observe import LayerProbe
+    from auditor.fix.surgery import Surgery
 
 SHARE = 0.5
 rule = Rule(
@@ -139,3 +140,8 @@ def _by_heads(weight: Tensor) -> bool:
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     return reinitialised(source, finding)
+
+
+@rule.rewrite
+def initialise_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.initialize(finding.modules)

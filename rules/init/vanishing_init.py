@@ -63,6 +63,7 @@ from auditor.static.source import Source
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.observe import Probe
+    from auditor.fix.surgery import Surgery
 
 LOST, WEAK = 1e-3, 1e-2
 COLLAPSED, NEARLY = 1e-7, 1e-3
@@ -74,12 +75,7 @@ rule = Rule(
     summary="initial weights that let the signal die out",
     triggers=("normal_(", "uniform_(", "randn", "xavier_", "orthogonal_", "kaiming_"),
     yields_to=("INI001", "INI002", "INI007"),
-    thresholds={
-        "rms at the head": LOST,
-        "rms at the head, warning": WEAK,
-        "share between samples, error": COLLAPSED,
-        "share between samples, warning": NEARLY,
-    },
+    thresholds={"rms at the head": LOST, "warning": WEAK, "share between samples": COLLAPSED, "its warning": NEARLY},
 )
 
 
@@ -130,16 +126,14 @@ def _verdict(probe: Probe) -> tuple[Severity, str] | None:
     head, rms, sens, depth = probe.head, probe.head_rms, probe.initial_sens, len(probe.executed)
     if head is None or rms is None or depth < 2 or probe.nonfinite:
         return None
+    last = f"the last of {depth} weight layers, `{head.path}`"
     if rms < WEAK:
-        message = (
-            f"an input of rms 1 reaches the last of {depth} weight layers, `{head.path}`, with an rms of {rms:.1e}"
-        )
-        return (Severity.ERROR if rms < LOST else Severity.WARNING), message
+        severity = Severity.ERROR if rms < LOST else Severity.WARNING
+        return severity, f"an input of rms 1 reaches {last}, with an rms of {rms:.1e}"
     if sens is not None and sens < NEARLY:
         lasting = sens < COLLAPSED and probe.sens_after is not None and probe.sens_after < COLLAPSED
         depends = "does not depend" if lasting else "at first hardly depends"
-        message = f"what reaches the last of {depth} weight layers, `{head.path}`, {depends} on the input"
-        return (Severity.ERROR if lasting else Severity.WARNING), message
+        return (Severity.ERROR if lasting else Severity.WARNING), f"what reaches {last}, {depends} on the input"
     return None
 
 
@@ -158,3 +152,8 @@ def _holds_again(capture: Capture) -> bool:
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     return reinitialised(source, finding)
+
+
+@rule.rewrite
+def initialise_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.initialize(finding.modules)
