@@ -103,12 +103,14 @@ def audit_targets(
     progress: Progress | None = None,
     changed_since: str = "",
     nearest: Nearest | None = None,
+    facts: bool = False,
 ) -> Report:
     """Check the files of `specs` and audit the models in them, each run in a child process.
 
     A spec is `file.py`, `file.py::Name` or `package.module:Name`; `inputs` are input specifications for all of them;
     with `changed_since`, only findings on lines changed since that git revision are shown; `nearest`: the settings of
-    each file, where they are not the same for all.
+    each file, where they are not the same for all. With `facts`, the records of the models have what an HTML report
+    shows of them.
     """
     from auditor.dynamic.worker import Worker
 
@@ -119,7 +121,7 @@ def audit_targets(
     with Worker(timeout=settings.timeout, memory=settings.memory, progress=progress) as worker:
         for spec in specs:
             own = nearest.of(spec.partition("::")[0])
-            _audit_spec(worker, spec, own, mode, list(inputs), report)
+            _audit_spec(worker, spec, own, mode, list(inputs), report, facts)
     report.findings = merge(report.findings)
     report.sort()
     scope.narrow(report)
@@ -171,8 +173,10 @@ def _mend(
     if mode.wanted and found:
         outcome = fix_text(result.path, text, rules, unsafe=mode.unsafe, judge=judge, seen=seen)
         report.refused += outcome.refused
+        if outcome.text != text:
+            report.changes.append(unified_diff(result.path, text, outcome.text))
         if outcome.text != text and mode.diff:
-            report.diffs.append(unified_diff(result.path, text, outcome.text))
+            report.diffs.append(report.changes[-1])
         elif outcome.text != text:
             if content is not None:
                 from auditor.fix.write import WriteError, replace_file
@@ -180,6 +184,7 @@ def _mend(
                 try:
                     replace_file(result.path, content, outcome.text)
                 except WriteError as error:
+                    report.changes.pop()
                     report.problems.append(Problem(result.path, str(error)))
                     result.findings = offer(found, text, rules, result.path, mode.text_edits)
                     return text
@@ -200,10 +205,10 @@ class _Seen:
 
 
 def _audit_spec(
-    worker: Worker, spec: str, settings: Settings, mode: FixMode, inputs: list[str], report: Report
+    worker: Worker, spec: str, settings: Settings, mode: FixMode, inputs: list[str], report: Report, facts: bool
 ) -> None:
     """Add what one target gives to `report`: its file read, its models run, its fixes proven and made."""
-    seen = _run(worker, spec, settings, inputs)
+    seen = _run(worker, spec, settings, inputs, facts=facts)
     report.problems += seen.problems
     report.silenced += seen.silenced
     report.audits += seen.records
@@ -226,10 +231,12 @@ def _audit_spec(
             verdict = prover.judge(before, after, group)
             if verdict.refusal:
                 return verdict
-            again = _run(worker, spec, settings, inputs, {path: after})
+            again = _run(worker, spec, settings, inputs, {path: after}, facts)
             verdict.findings = [finding for finding in again.findings if finding.location.path == result.path]
             broken = [problem.message for problem in again.problems if problem not in seen.problems]
             verdict.refusal = broken[0] if broken else ""
+            if not verdict.refusal:
+                _note_after(seen.records, again.records)
             return verdict
 
         content = files.read(path)
@@ -239,15 +246,30 @@ def _audit_spec(
     _note(result, report)
 
 
+def _note_after(records: list[dict[str, Any]], again: list[dict[str, Any]]) -> None:
+    """Put the facts of the mended models beside those of the models as they were."""
+    mended = {record["name"]: record["facts"] for record in again if "facts" in record}
+    for record in records:
+        if record["name"] in mended:
+            record["facts_after"] = mended[record["name"]]
+
+
 def _run(
-    worker: Worker, spec: str, settings: Settings, inputs: list[str], texts: dict[str, str] | None = None
+    worker: Worker,
+    spec: str,
+    settings: Settings,
+    inputs: list[str],
+    texts: dict[str, str] | None = None,
+    facts: bool = False,
 ) -> _Seen:
     """Run the models in the child; findings that a comment or the settings silence are set apart. `texts` stand in
     for the texts of files."""
     from auditor.dynamic.worker import WorkerError
 
     try:
-        answer = worker.request("audit", spec=spec, settings=settings.to_json(), inputs=inputs, texts=texts)
+        answer = worker.request(
+            "audit", spec=spec, settings=settings.to_json(), inputs=inputs, texts=texts, facts=facts
+        )
     except WorkerError as error:
         return _Seen(problems=[Problem(files.display(spec.partition("::")[0]), str(error))])
     seen = _Seen(problems=[problem_from_json(item) for item in answer["problems"]], records=answer["records"])

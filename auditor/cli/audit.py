@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from auditor.cli.options import shared
-from auditor.cli.running import Progress, complaining, finish, fix_mode, nearest_settings, start_of
+from auditor.cli.running import Progress, complaining, finish, fix_mode, formats_of, nearest_settings, start_of
 
 
 @click.command()
@@ -61,7 +61,8 @@ def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: P
     with complaining():
         progress = Progress(options["quiet"])
         mode, since = fix_mode(options), options["changed_since"]
-        report = pipeline.audit_targets(targets, settings, mode, inputs, progress, since, nearest)
+        facts = any(wanted.facts for wanted in formats_of(options))
+        report = pipeline.audit_targets(targets, settings, mode, inputs, progress, since, nearest, facts)
         progress.clear()
         if certificate_file is not None:
             import json

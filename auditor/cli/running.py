@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from auditor.cli.options import BASELINE
-from auditor.report.formats import ENDINGS, FORMATS
+from auditor.report.formats import ENDINGS, FORMATS, Format
 
 if TYPE_CHECKING:
     from auditor.report import Report
@@ -102,13 +102,18 @@ def rules_of(settings: Settings) -> tuple[Rule, ...]:
 def fix_mode(options: dict[str, Any]) -> Any:
     from auditor.pipeline import FixMode
 
-    formats = [options["output_format"], *(ENDINGS[file.suffix] for file in options["reports"])]
     return FixMode(
         write=options["fix"],
         diff=options["diff"],
         unsafe=options["unsafe_fixes"],
-        text_edits=any(FORMATS[name].text_edits for name in formats),
+        text_edits=any(wanted.text_edits for wanted in formats_of(options)),
     )
+
+
+def formats_of(options: dict[str, Any]) -> list[Format]:
+    """Every format in which the run's report is written."""
+    names = [options["output_format"], *(ENDINGS[file.suffix] for file in options["reports"])]
+    return [FORMATS[name] for name in names]
 
 
 def _terminal_width() -> int:

@@ -33,7 +33,13 @@ def audit(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     settings = Settings.from_json(payload["settings"])
     rules = chosen_rules(settings)
     found = audit_file(
-        payload["spec"], rules, settings, text=payload["texts"], inputs=payload["inputs"], progress=progress
+        payload["spec"],
+        rules,
+        settings,
+        text=payload["texts"],
+        inputs=payload["inputs"],
+        facts=payload["facts"],
+        progress=progress,
     )
     return {
         "findings": [to_json(finding) for finding in found.findings],
@@ -49,12 +55,13 @@ def audit_file(
     *,
     text: str | Mapping[str, str] | None = None,
     inputs: Sequence[str] = (),
+    facts: bool = False,
     progress: Progress = lambda message: None,
 ) -> Audit:
     """Audit every model that `spec` (`file.py`, `file.py::Name`, `package.module:Name`) offers, in this process.
 
     `text` stands in for the file's text (or, by path, for the texts of several). What cannot be built, fed or run is a
-    problem of the result.
+    problem of the result. With `facts`, each record has what a report shows of the model (see `facts_record`).
     """
     from auditor.dynamic.target import find_targets
 
@@ -65,7 +72,7 @@ def audit_file(
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
     for number, target in enumerate(targets, 1):
         progress(f"auditing {target.name} ({number} of {len(targets)})")
-        _audit_target(target, rules, settings, inputs, found)
+        _audit_target(target, rules, settings, inputs, facts, found)
     found.findings = drop_symptoms(merge(found.findings), rules)
     return found
 
@@ -82,7 +89,7 @@ def unusable(device: str) -> str:
 
 
 def _audit_target(
-    target: Target, rules: Sequence[Rule], settings: Settings, inputs: Sequence[str], found: Audit
+    target: Target, rules: Sequence[Rule], settings: Settings, inputs: Sequence[str], facts: bool, found: Audit
 ) -> None:
     from auditor.dynamic.capture import LiveInputs, capture, reason_of
     from auditor.dynamic.inputs import InputError
@@ -115,10 +122,10 @@ def _audit_target(
         problems += _not_run(captured, path)
     found.findings += findings
     found.problems += problems
-    record |= _how(captured)
+    record |= _how(captured, facts)
 
 
-def audit_live(model: Any, inputs: Any, rules: Sequence[Rule], settings: Settings) -> Audit:
+def audit_live(model: Any, inputs: Any, rules: Sequence[Rule], settings: Settings, facts: bool = False) -> Audit:
     """Audit a model object, which is left as it was, in this process."""
     from auditor.dynamic.capture import capture
     from auditor.dynamic.state import preserved
@@ -129,7 +136,7 @@ def audit_live(model: Any, inputs: Any, rules: Sequence[Rule], settings: Setting
         findings, problems = run_checks(captured, rules, path)
         if not any(finding.facts.get("raises") for finding in findings):
             problems += _not_run(captured, path)
-        record = {"name": captured.target.name, "path": path, **_how(captured)}
+        record = {"name": captured.target.name, "path": path, **_how(captured, facts)}
     return Audit(drop_symptoms(merge(findings), rules), problems, [record])
 
 
@@ -175,9 +182,14 @@ def _not_run(captured: Capture, path: str) -> list[Problem]:
     ]
 
 
-def _how(captured: Capture) -> dict[str, Any]:
-    """How the model was captured, and what was not seen."""
+def _how(captured: Capture, facts: bool) -> dict[str, Any]:
+    """How the model was captured, what was not seen, and the facts of its layers if they are asked for."""
     probe = vars(captured).get("probe")  # only if a rule asked for it
+    shown = {}
+    if facts:
+        from auditor.dynamic.facts_record import facts_record
+
+        shown = {"facts": facts_record(captured)}
     return {
         "device": captured.device,
         "dtype": captured.dtype,
@@ -188,4 +200,5 @@ def _how(captured: Capture) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in captured.model.parameters()),
         "modules": len(captured.modules),
         "classes": sorted({type(module).__name__ for module in captured.model.modules()}),
+        **shown,
     }

@@ -32,6 +32,9 @@ class Report:
     texts: dict[str, str] = field(default_factory=dict)
     """Texts that were checked without being files, by the names they were given."""
     diffs: list[str] = field(default_factory=list)
+    """Changes to show instead of making them."""
+    changes: list[str] = field(default_factory=list)
+    """What the fixes change, file by file, as unified diffs: those made, or those of `diffs`."""
     rules: Sequence[Rule] = ()
     """The rules that were applied."""
     checked: list[str] = field(default_factory=list)

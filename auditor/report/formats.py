@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 
 class Format(NamedTuple):
-    """Where a format is written, and whether it shows fixes as text edits, which cost a rewrite each."""
+    """Where a format is written, whether it shows fixes as text edits, which cost a rewrite each, and the facts of the
+    models, which cost a few runs."""
 
     module: str
     text_edits: bool = False
+    facts: bool = False
 
 
 FORMATS = {
@@ -27,6 +29,7 @@ FORMATS = {
     "gitlab": Format("auditor.report.gitlab"),
     "junit": Format("auditor.report.junit"),
     "markdown": Format("auditor.report.markdown"),
+    "html": Format("auditor.report.html", text_edits=True, facts=True),
 }
 
 ENDINGS = {
@@ -35,6 +38,7 @@ ENDINGS = {
     ".sarif": "sarif",
     ".xml": "junit",
     ".md": "markdown",
+    ".html": "html",
     ".txt": "text",
 }
 """The format of a report file, by the ending of its name."""
