@@ -18,6 +18,7 @@ from auditor.rule import IndexedRule, Rule, index_entry
 
 PACKAGE = Path(__file__).parent
 CODE = r"[A-Z]{3}\d{3}"
+_SHAPE = os.stat(PACKAGE / "rule.py").st_mtime_ns  # of what is kept of a rule
 
 
 class RuleError(Exception):
@@ -79,7 +80,7 @@ class _Index:
 
     def rule(self, module: str, path: str) -> Rule:
         status = os.stat(path)
-        stamp = [status.st_mtime_ns, status.st_size]
+        stamp = [status.st_mtime_ns, status.st_size, _SHAPE]
         entry = self.entries.get(path)
         if entry is not None and entry["stamp"] == stamp and module not in sys.modules:
             return IndexedRule(module, entry, functools.partial(_load_file, module, path))

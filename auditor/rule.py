@@ -44,7 +44,8 @@ RewriteFunction = Callable[["Surgery", Finding], "Iterable[Claim] | None"]
 class Rule:
     """One rule. Created once per rule file as `rule = Rule(__name__, code=…, …)`.
 
-    `triggers`: a file is shown to the static check only if it contains at least one of these strings.
+    `triggers`: a file is shown to the static check only if it contains at least one of these strings; for several
+    strings in a tuple, all of them.
     `yields_to`: codes of rules that name the cause of which this rule sees a symptom; where both speak of the same
     line or layer, only the cause is reported.
     `thresholds`: the numbers the verdict rests on, printed in the documentation.
@@ -59,7 +60,7 @@ class Rule:
         category: Category,
         severity: Severity,
         summary: str,
-        triggers: Sequence[str] = (),
+        triggers: Sequence[str | Sequence[str]] = (),
         yields_to: Sequence[str] = (),
         thresholds: Mapping[str, float] | None = None,
         since: str = "",
@@ -69,7 +70,8 @@ class Rule:
         self.category = category
         self.severity = severity
         self.summary = summary
-        self.triggers = tuple(trigger.encode() for trigger in triggers)
+        needed = [(trigger,) if isinstance(trigger, str) else trigger for trigger in triggers]
+        self.triggers = tuple(tuple(part.encode() for part in together) for together in needed)
         self.yields_to = tuple(yields_to)
         self.thresholds = dict(thresholds or {})
         self.since = since
@@ -219,12 +221,6 @@ class Rule:
 
     # What the engine calls -----------------------------------------------------------------------------------------
 
-    def wants(self, content: bytes) -> bool:
-        """Whether a file with this content can have a static finding at all."""
-        if not self.reads_source:
-            return False
-        return not self.triggers or any(trigger in content for trigger in self.triggers)
-
     def read(self, source: Source) -> Iterator[Finding]:
         """Findings of the static check."""
         check = self.loaded().static_check
@@ -306,7 +302,7 @@ def index_entry(rule: Rule) -> dict[str, Any]:
         "category": str(rule.category),
         "severity": int(rule.severity),
         "summary": rule.summary,
-        "triggers": [trigger.decode() for trigger in rule.triggers],
+        "triggers": [[part.decode() for part in together] for together in rule.triggers],
         "yields_to": list(rule.yields_to),
         "since": rule.since,
         "reads_source": rule.reads_source,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from auditor.settings import Nearest, Settings
 from auditor.static import check, files
+from auditor.static.triggers import Triggers
 
 
 def cpu_of_command(command: Sequence[str], runs: int = 7) -> float:
@@ -56,11 +57,11 @@ def parse_all(texts: Sequence[str]) -> None:
 
 def triggered(paths: Sequence[str], settings: Settings) -> dict[str, str]:
     """The files that the rules' triggers let through, with their texts."""
-    rules = check.chosen_rules(settings)
+    triggers = Triggers(check.chosen_rules(settings))
     found = {}
     for path in paths:
         content = files.read(path)
-        if b"torch" in content and any(rule.wants(content) for rule in rules):
+        if triggers.wanted(content):
             try:
                 found[path] = files.decode(content)
                 ast.parse(found[path])

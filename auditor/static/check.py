@@ -13,6 +13,7 @@ from auditor.rule import Rule
 from auditor.settings import Settings
 from auditor.static import files, suppress
 from auditor.static.source import opened
+from auditor.static.triggers import Triggers
 
 
 class FileResult:
@@ -34,15 +35,12 @@ def chosen_rules(settings: Settings) -> list[Rule]:
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
     """The findings of `rules` in `text`. A syntax error is a problem of the result, not an exception."""
-    return _read(path, text, _wanted(rules, text.encode("utf-8", "surrogatepass")), module)
+    return _read(path, text, _triggers(tuple(rules)).wanted(text.encode("utf-8", "surrogatepass")), module)
 
 
-def _wanted(rules: Sequence[Rule], content: bytes) -> list[Rule]:
-    """The rules that can have a finding in a file with this content at all; each trigger is looked for once."""
-    if b"torch" not in content:
-        return []
-    contains = functools.cache(content.__contains__)
-    return [rule for rule in rules if rule.reads_source and (not rule.triggers or any(map(contains, rule.triggers)))]
+@functools.lru_cache(maxsize=4)
+def _triggers(rules: tuple[Rule, ...]) -> Triggers:
+    return Triggers(rules)
 
 
 def _read(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
@@ -98,7 +96,7 @@ def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResu
     shown = files.display(path)
     try:
         content = files.read(path)
-        wanted = rules_for(path, settings, _wanted(rules, content))
+        wanted = rules_for(path, settings, _triggers(tuple(rules)).wanted(content))
         if not wanted:
             return FileResult(shown)
         text = files.decode(content)
@@ -115,6 +113,8 @@ def _unreadable(path: str, reason: str) -> FileResult:
 
 def rules_for(path: str, settings: Settings, rules: Sequence[Rule]) -> list[Rule]:
     """Those of `rules` that the per-file ignores of the settings leave on for `path`."""
+    if not settings.per_file_ignores:
+        return list(rules)
     return [rule for rule in rules if not ignored_here(rule, path, settings)]
 
 

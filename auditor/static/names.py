@@ -39,7 +39,7 @@ class Resolver:
             if isinstance(tree.parent(node), (ast.Module, ast.If, ast.Try)):
                 self.definitions.setdefault(node.name, []).append(node)
         self._stored: dict[str, list[ast.Name]] = {}
-        for name in [name for name in tree.all(ast.Name) if name.ctx.__class__ is ast.Store]:
+        for name in tree.stored_names():
             self._stored.setdefault(name.id, []).append(name)
         self._read_assigned_aliases()
         self._local = self._shadowing_scopes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
@@ -41,6 +41,7 @@ class Source:
         self.module = module
         self._flows: dict[tuple[ModuleClass, Function], Flow] = {}
         self._once: dict[tuple[object, ...], Any] = {}
+        self._kinds: dict[ast.Call, str] = {}
         self.tree = Tree(ast.parse(text, filename=path, type_comments=False))
 
     def close(self) -> None:
@@ -205,7 +206,8 @@ class Source:
     def constructions(self) -> dict[ast.AST | None, list[ast.Call]]:
         """The calls that construct layers (see `layer_kind`), by the innermost function or class around them."""
         found: dict[ast.AST | None, list[ast.Call]] = {}
-        for call in self.tree.all(ast.Call):
+        tails = [tail for tail in self._calls if tail[:1].isupper() or tail in self._classes_by_name]
+        for call in self.calls_named(*tails):
             if self.layer_kind(call):
                 found.setdefault(enclosing_scope(self, call), []).append(call)
         return found
@@ -229,9 +231,15 @@ class Source:
 
         Empty when `expression` is no such call, or when its callee can mean several things.
         """
-        if not isinstance(expression, ast.Call):
+        if expression.__class__ is not ast.Call:
             return ""
-        names = self.names.resolve(expression.func)
+        known = self._kinds.get(expression)  # type: ignore[arg-type]
+        if known is None:
+            known = self._kinds[expression] = self._layer_kind(expression)  # type: ignore[index, arg-type]
+        return known
+
+    def _layer_kind(self, call: ast.Call) -> str:
+        names = self.names.resolve(call.func)
         if len(names) != 1:
             return ""
         (name,) = names
@@ -251,6 +259,17 @@ class Source:
 
             self._flows[key] = Flow(self, facts, function)
         return self._flows[key]
+
+    def flows_meeting(self, calls: Collection[ast.Call]) -> Iterator[tuple[ModuleClass, Flow]]:
+        """The module classes whose forward can meet what one of these calls gives, with the flow through it: a call
+        stands in the class, in one that it inherits from, or outside of all of them."""
+        inside = {call for call in calls if any(facts.spans(call) for facts in self._classes.values())}
+        for facts in self._classes.values() if calls else ():
+            family = (facts, *facts.ancestors)
+            if len(inside) < len(calls) or any(member.spans(call) for member in family for call in inside):
+                flow = self.flow(facts)
+                if flow is not None:
+                    yield facts, flow
 
 
 _open: list[Source] = []

@@ -122,12 +122,11 @@ def _is_reference(node: ast.AST, name: str) -> bool:
 
 def _is_called(source: Source, facts: ModuleClass, name: str) -> bool:
     """Whether this class, or something that is no other class's own call, refers to a method of that name."""
-    for node in source.tree.all(ast.Attribute):
-        if node.attr == name:
-            place = source.method_of(node)
-            own = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if place is None or place[0] is facts or not own:
-                return True
+    for node in source.tree.attributes(name):
+        place = source.method_of(node)
+        own = isinstance(node.value, ast.Name) and node.value.id == "self"
+        if place is None or place[0] is facts or not own:
+            return True
     if source.calls_named("reset"):  # torch_geometric's, which resets whatever it is given
         return True
     return any(isinstance(node.value, str) and name in node.value for node in _strings(source))

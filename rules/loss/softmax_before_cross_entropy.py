@@ -146,6 +146,6 @@ def _is_needed(source: Source, statement: ast.Assign, losses: Sequence[ast.AST |
     inside = [loss for loss in losses if isinstance(loss, ast.Call) and source.function_of(loss) is function]
     given = {loss.args[0] for loss in inside if loss.args}
     names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    loads = [name for name in source.tree.all(ast.Name) if name.id in names and isinstance(name.ctx, ast.Load)]
+    loads = [use for name in names for use in source.tree.names(name) if isinstance(use.ctx, ast.Load)]
     after = [name for name in loads if source.function_of(name) is function and name.lineno > statement.lineno]
     return bool(inside) and any(name not in given for name in after)

@@ -55,7 +55,7 @@ rule = Rule(
     category=Category.CORRECTNESS,
     severity=Severity.ERROR,
     summary="layers that the model does not know: never trained, never saved",
-    triggers=("nn.", "nn import"),
+    triggers=("nn.", ("nn", "import")),
 )
 
 EFFECTS = {

@@ -69,9 +69,8 @@ REARRANGES = frozenset({"transpose", "permute", "contiguous", "clone", "float", 
 def padding_in_the_statistics(source: Source) -> Iterator[Finding]:
     """A BatchNorm1d over every position of a sequence that was padded in the same forward."""
     seen = set()
-    for facts in source.module_classes:
-        flow = source.flow(facts)
-        for op in flow.layer_ops() if flow is not None else ():
+    for _, flow in source.flows_meeting(source.calls_to(NN + "BatchNorm1d")):
+        for op in flow.layer_ops():
             padding = _padding(op) if op.layer_kind == NN + "BatchNorm1d" else None
             if op.layer is not None and padding is not None and op.layer not in seen:
                 seen.add(op.layer)

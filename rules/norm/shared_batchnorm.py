@@ -70,11 +70,10 @@ rule = Rule(
 @rule.static
 def behind_several_layers(source: Source) -> Iterator[Finding]:
     """A BatchNorm that one run of a forward calls directly behind different weight layers."""
-    for facts in source.module_classes:
-        flow = source.flow(facts)
-        norms = dict.fromkeys(op.layer for op in flow.layer_ops() if op.layer_kind in BATCH_NORMS) if flow else {}
+    for _, flow in source.flows_meeting(source.calls_to(*BATCH_NORMS)):
+        norms = dict.fromkeys(op.layer for op in flow.layer_ops() if op.layer_kind in BATCH_NORMS)
         for norm in norms:
-            places = _places(source, flow, norm) if flow is not None and norm is not None else []
+            places = _places(source, flow, norm) if norm is not None else []
             if norm is not None and len(places) > 1:
                 notes = [Note(span(place), "called here") for place in places if isinstance(place, ast.expr)]
                 yield rule.finding(norm, _message(len(places), "different layers"), notes=notes)

@@ -99,8 +99,8 @@ def _registers_itself(facts: ModuleClass) -> bool:
 
 def _only_read(source: Source, facts: ModuleClass, name: str) -> bool:
     """Whether `self.name` is only indexed and looped over, so that nothing else can get hold of the parameters."""
-    for node in source.tree.all(ast.Attribute):
-        if node.attr != name or not isinstance(node.ctx, ast.Load):
+    for node in source.tree.attributes(name):
+        if not isinstance(node.ctx, ast.Load):
             continue
         parent = source.tree.parent(node)
         if isinstance(parent, ast.Attribute) and parent.attr in ("items", "values", "keys"):

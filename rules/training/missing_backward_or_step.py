@@ -95,7 +95,7 @@ def _without_backward(source: Source, found: Round) -> Iterator[Event]:
 
 def _without_step(source: Source, found: Round) -> Iterator[Event]:
     """zero_grad of an optimiser that is built in the file, stays there, and is never stepped."""
-    if any(node.attr == "step" for node in source.tree.all(ast.Attribute)) or not found.all(Act.BACKWARD):
+    if source.tree.attributes("step") or not found.all(Act.BACKWARD):
         return
     for zero in found.all(Act.ZERO):
         made = zero.thing.made
@@ -105,8 +105,7 @@ def _without_step(source: Source, found: Round) -> Iterator[Event]:
 
 def _stays(source: Source, text: str) -> bool:
     """Whether the optimiser is a local variable that is only used through its methods."""
-    for node in source.tree.all(ast.Name):
-        loaded = node.id == text and isinstance(node.ctx, ast.Load)
-        if loaded and not isinstance(source.tree.parent(node), ast.Attribute):
+    for node in source.tree.names(text):
+        if isinstance(node.ctx, ast.Load) and not isinstance(source.tree.parent(node), ast.Attribute):
             return False
     return text.isidentifier()

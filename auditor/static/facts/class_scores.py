@@ -70,6 +70,8 @@ def _weighs(source: Source, dropout: Dropout) -> bool:
 def _given_to_losses(source: Source) -> set[ast.Call]:
     """The dropouts that end what is given to a classifier's loss, as constructions or calls."""
     found: set[ast.Call] = set()
+    if not source.calls_to(*FUNCTIONS, *LAYERS):
+        return found
     for loss in source.tree.all(ast.Call):
         made = held(source, loss.func) if len(loss.args) >= 2 and not source.resolve(loss.func) else []
         if source.is_any(loss.func, *FUNCTIONS) or (made and all(source.is_any(item.func, *LAYERS) for item in made)):

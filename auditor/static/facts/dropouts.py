@@ -93,10 +93,12 @@ def _add(
 
 
 def _ops(source: Source) -> Iterator[Op]:
+    dropping = source.calls_to(*DROPOUTS, *_DROPPING)
+    if not dropping:
+        return
     opened: set[ast.Call] = set()
-    for facts in source.module_classes:
-        flow = source.flow(facts)
-        for op in flow.ops if flow is not None else ():
+    for _, flow in source.flows_meeting(dropping):
+        for op in flow.ops:
             if op.layer is not None:
                 opened.add(op.layer)
             yield op

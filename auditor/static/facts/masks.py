@@ -90,7 +90,7 @@ def _named(source: Source, expression: ast.expr, function: Function) -> list[ast
     if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
         return [expression]
     name = statement.targets[0].id
-    names = [item for item in source.tree.all(ast.Name) if item.id == name and source.function_of(item) is function]
+    names = [item for item in source.tree.names(name) if source.function_of(item) is function]
     bound = [item for item in names if isinstance(item.ctx, ast.Store)]
     if any(not _keeps_name(source, item, name) for item in bound if item.lineno > statement.lineno):
         return []

@@ -35,15 +35,17 @@ class NormInput(NamedTuple):
 
 def norm_inputs(source: Source) -> Iterator[NormInput]:
     """Every norm built in the file that is surely fed by one known layer, in the document order of the norms."""
+    norms = source.calls_to(*POSITIONS)
+    if not norms:
+        return
     found: dict[ast.Call, set[tuple[ast.Call, ...]]] = {}
     for call in source.calls_to("torch.nn.Sequential"):
         chain = children(source, call)
         for index, norm in enumerate(chain):
             if source.layer_kind(norm) in POSITIONS and index:
                 found.setdefault(norm, set()).add(tuple(_kept(source, reversed(chain[:index]))))
-    for facts in source.module_classes:
-        flow = source.flow(facts)
-        for op in flow.layer_ops() if flow is not None else ():
+    for _, flow in source.flows_meeting(norms):
+        for op in flow.layer_ops():
             if op.layer is not None and op.layer_kind in POSITIONS:
                 found.setdefault(op.layer, set()).add(tuple(_kept(source, _before(op))))
     for norm in sorted(found, key=lambda call: (call.lineno, call.col_offset)):

@@ -38,8 +38,8 @@ class Followed(NamedTuple):
 
     def bias_is_touched(self, source: Source) -> bool:
         """Whether the file uses the bias of some layer without asking whether there is one."""
-        for node in source.tree.all(ast.Attribute):
-            if node.attr != "bias" or (isinstance(node.value, ast.Name) and node.value.id == "self"):
+        for node in source.tree.attributes("bias"):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
                 continue
             function = source.function_of(node)
             around = ast.unparse(function) if function is not None else source.text
@@ -61,18 +61,15 @@ def is_plain_bias(bias: object) -> bool:
 
 def followed_by_norm(source: Source) -> Iterator[Followed]:
     """Every such pair, each layer once, in document order; layers with any other use are left out."""
-    norms = [call for calls in source.constructions.values() for call in calls if source.layer_kind(call) in _NORMS]
+    norms = source.calls_to(*_NORMS)
     if not norms or re.search(_SPECIAL, source.text):
         return
     found: dict[ast.Call, Followed] = {}
     refused: set[ast.Call] = set()
     for chain in _chains(source):
         _collect(source, chain, found, refused)
-    for facts in source.module_classes:
-        if not any(holder.spans(norm) for holder in (facts, *facts.ancestors) for norm in norms):
-            continue
-        flow = source.flow(facts)
-        if flow is None or "train" in facts.methods:
+    for facts, flow in source.flows_meeting(norms):
+        if "train" in facts.methods:
             continue
         for op in flow.layer_ops():
             if op.layer is None or op.layer_kind not in _LAYERS:

@@ -36,6 +36,8 @@ class Built(NamedTuple):
 
 def built_in_forward(source: Source, facts: ModuleClass) -> Iterator[Built]:
     """The layers with a state that `forward`, or a method of the class that it reaches, builds, calls and forgets."""
+    if not any(method in source.constructions for name, method in facts.methods.items() if name not in _NOT_RUN):
+        return
     for method in _reached(source, facts):
         for node in source.constructions.get(method, ()):
             if (state := state_of(source, node)) and not _is_part(source, node):

@@ -163,8 +163,8 @@ def _is_packed(source: Source, facts: ModuleClass) -> bool:
 
 def _is_mentioned(source: Source, bare: Bare, family: set[ModuleClass]) -> bool:
     """Whether `x.name` stands anywhere where it may be written, or passed on to what may write it."""
-    for node in source.tree.all(ast.Attribute):
-        if node.attr != bare.name or source.statement_of(node) is bare.statement:
+    for node in source.tree.attributes(bare.name):
+        if source.statement_of(node) is bare.statement:
             continue
         place = source.method_of(node)
         own = isinstance(node.value, ast.Name) and node.value.id == "self"

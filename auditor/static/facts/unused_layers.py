@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.static.tree import walk, walk_scope
+from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.classes import ModuleClass
@@ -38,10 +38,11 @@ def unused_layers(source: Source, kinds: Set[str]) -> Iterator[UnusedLayer]:
             for name, assigned in facts.own_attributes.items()
             if len(assigned) == 1 and source.layer_kind(assigned[0].value) in kinds
         ]
-        if not held or any(facts in other.ancestors for other in source.module_classes) or _is_open(source, facts):
+        unread = [(name, value) for name, value in held if not _is_read(source, facts, name)]
+        if not unread or any(facts in other.ancestors for other in source.module_classes) or _is_open(source, facts):
             continue
-        for name, value in held:
-            if isinstance(value, ast.Call) and not _is_read(source, facts, name):
+        for name, value in unread:
+            if isinstance(value, ast.Call):
                 yield UnusedLayer(name, value)
 
 
@@ -67,12 +68,11 @@ def _is_open(source: Source, facts: ModuleClass) -> bool:
 
 def _is_read(source: Source, facts: ModuleClass, name: str) -> bool:
     """Whether anything reads an attribute of this name: of `self` in the class, or of any other object in the file."""
-    inside = {node for method in facts.methods.values() for node in walk_scope(method)}
-    for node in source.tree.all(ast.Attribute):
-        if node.attr != name or not isinstance(node.ctx, (ast.Load, ast.Del)):
+    for node in source.tree.attributes(name):
+        if not isinstance(node.ctx, (ast.Load, ast.Del)):
             continue
         of_self = isinstance(node.value, ast.Name) and node.value.id == "self"
         owner = source.class_of(node)
-        if not of_self or owner is facts.node or owner is None or node in inside:
+        if not of_self or owner is facts.node or owner is None:
             return True
-    return any(node.value == name for node in source.tree.all(ast.Constant) if isinstance(node.value, str))
+    return name in source.tree.strings

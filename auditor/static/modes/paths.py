@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
+from auditor.static.modes import libraries
 from auditor.static.modes.analysis import modes_of
 from auditor.static.modes.objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
 from auditor.static.modes.purpose import LOOPS, Loop, Purposes
@@ -140,10 +141,10 @@ class ModePaths:
     def _builds_dependent_model(self) -> bool:
         """Whether the file builds a model that depends on its mode, outside of other models."""
         source = self.source
-        libraries = ("torchvision.models", "timm")
-        if any(name.startswith(libraries) for names in source.names.aliases.values() for name in names):
-            return True
-        if any(name == "torchvision" for names in source.names.aliases.values() for name in names):
+        roots = {name.partition(".")[0] for names in source.names.aliases.values() for name in names}
+        if roots & {"torchvision", "timm"} and any(
+            libraries.builds_library_model(source.resolve(call.func)) for call in source.tree.all(ast.Call)
+        ):
             return True
         names = {facts.name for facts in source.module_classes}
         for call in source.calls_named(*names, "Sequential"):
