@@ -44,6 +44,7 @@ class Resolver:
         self._read_assigned_aliases()
         self._local = self._shadowing_scopes()
         self._cache: dict[str, Names] = {}
+        self._attributes: dict[ast.Attribute, Names] = {}
 
     def _read_imports(self, module: str) -> None:
         for statement in self.tree.all(ast.Import):
@@ -112,11 +113,17 @@ class Resolver:
         if expression.__class__ is ast.Name:
             return self._resolve_name(expression)  # type: ignore[arg-type]
         if expression.__class__ is ast.Attribute:
-            values = self.resolve(expression.value)  # type: ignore[union-attr]
-            if not values:
-                return NOTHING
-            return frozenset([canonical(f"{value}.{expression.attr}") for value in values])  # type: ignore[union-attr]
+            known = self._attributes.get(expression)  # type: ignore[arg-type]
+            if known is None:
+                known = self._attributes[expression] = self._resolve_attribute(expression)  # type: ignore[index, arg-type]
+            return known
         return NOTHING
+
+    def _resolve_attribute(self, expression: ast.Attribute) -> Names:
+        values = self.resolve(expression.value)
+        if not values:
+            return NOTHING
+        return frozenset([canonical(f"{value}.{expression.attr}") for value in values])
 
     def _resolve_name(self, name: ast.Name) -> Names:
         scopes = self._local.get(name.id)

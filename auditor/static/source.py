@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
@@ -86,9 +87,9 @@ class Source:
 
     def calls_to(self, *names: str) -> list[ast.Call]:
         """Calls whose callee surely is one of these dotted names, in document order."""
-        wanted = set(names)
+        wanted, tails = _by_tail(names)
         found = {}
-        for tail in {name.rpartition(".")[2] for name in names}:
+        for tail in tails:
             for call in self._calls.get(tail, ()):
                 meanings = self.names.resolve(call.func)
                 if meanings and meanings <= wanted:
@@ -270,6 +271,12 @@ class Source:
                 flow = self.flow(facts)
                 if flow is not None:
                     yield facts, flow
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_tail(names: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Dotted names, and their last parts."""
+    return frozenset(names), tuple(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 _open: list[Source] = []

@@ -68,6 +68,10 @@ class Dropout:
 def dropouts(source: Source) -> list[Dropout]:
     """Torch's dropouts that are applied in the forward of a module class, or stand in a Sequential, in document
     order; those whose rate is surely 0, or that are surely switched off, are left out."""
+    return source.once(_dropouts)
+
+
+def _dropouts(source: Source) -> list[Dropout]:
     found: dict[ast.Call, Dropout] = {}
     for op in _ops(source):
         if op.kind == "layer" and op.layer is not None and op.layer_kind in DROPOUTS:

@@ -218,9 +218,16 @@ def write_of(source: Source, node: ast.AST) -> Write | None:
 
 def weight_kinds(source: Source) -> frozenset[str]:
     """The kinds of all known distributions that the file fills tensors with, biases left out."""
-    nodes = [*source.calls_ending("_"), *source.tree.all(ast.Assign)]
+    nodes: list[ast.AST] = [*source.calls_ending("_")]
+    nodes += [node for node in source.tree.all(ast.Assign) if _may_fill(node.targets[0])]
     writes = [write for node in nodes if (write := write_of(source, node)) is not None]
     return frozenset(write.distribution.kind for write in writes if write.name != "bias") - {UNKNOWN.kind}
+
+
+def _may_fill(target: ast.expr) -> bool:
+    if target.__class__ is ast.Attribute:
+        return target.attr in ("data", "weight", "bias")  # type: ignore[attr-defined]
+    return target.__class__ is ast.Subscript
 
 
 def _write(source: Source, node: ast.Call | ast.stmt, tensor: ast.expr, made: Distribution) -> Write | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.values import RESHAPING
@@ -28,8 +28,16 @@ class Mask(NamedTuple):
     factor: ast.expr
 
 
-def masks(source: Source) -> Iterator[Mask]:
+def masks(source: Source) -> Sequence[Mask]:
     """The random masks that a function draws and multiplies once with something else, in document order."""
+    return source.once(_masks)
+
+
+def _masks(source: Source) -> tuple[Mask, ...]:
+    return tuple(_drawn(source))
+
+
+def _drawn(source: Source) -> Iterator[Mask]:
     for draw in _draws(source):
         function = source.function_of(draw)
         if function is None:

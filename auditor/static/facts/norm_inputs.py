@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.facts.batches import whole_number
@@ -33,8 +33,16 @@ class NormInput(NamedTuple):
         return [source.layer_kind(layer) for layer in self.layers]
 
 
-def norm_inputs(source: Source) -> Iterator[NormInput]:
+def norm_inputs(source: Source) -> Sequence[NormInput]:
     """Every norm built in the file that is surely fed by one known layer, in the document order of the norms."""
+    return source.once(_norm_inputs)
+
+
+def _norm_inputs(source: Source) -> tuple[NormInput, ...]:
+    return tuple(_fed(source))
+
+
+def _fed(source: Source) -> Iterator[NormInput]:
     norms = source.calls_to(*POSITIONS)
     if not norms:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.rule import span
@@ -64,9 +64,17 @@ class Rate(NamedTuple):
         return names
 
 
-def rates(source: Source) -> Iterator[Rate]:
+def rates(source: Source) -> Sequence[Rate]:
     """All rates handed over in the file: to torch's layers and functions, then to the file's own modules that hand them
     on, from a parameter of their constructor, to one of these."""
+    return source.once(_rates)
+
+
+def _rates(source: Source) -> tuple[Rate, ...]:
+    return tuple(_handed_over(source))
+
+
+def _handed_over(source: Source) -> Iterator[Rate]:
     found = deque(_torch_rates(source))
     known: set[tuple[str, str]] = set()
     while found:
