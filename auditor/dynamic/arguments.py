@@ -270,7 +270,7 @@ def _by_annotation(name: str, annotation: Any, scope: Scope, alternative: int) -
     if annotation is bool:
         return constant(False)
     if annotation is int:
-        return constant(_integer(name, alternative))
+        return constant(small_integer(name, alternative))
     if annotation is float:
         return constant(_lookup(FLOATS, name, 0.5))
     if annotation is str:
@@ -325,7 +325,7 @@ def _by_name(name: str, scope: Scope, alternative: int) -> Argument:
     ):
         return constant(False)
     value = _lookup(FLOATS, lowered, None) if not re.search(r"weight|scale|base|ratio|mult|model", lowered) else None
-    return constant(value if value is not None else _integer(lowered, alternative))
+    return constant(value if value is not None else small_integer(lowered, alternative))
 
 
 def _model(name: str, scope: Scope, alternative: int) -> Argument:
@@ -416,7 +416,8 @@ class InventedDict(dict[str, Any]):
         return self[name]
 
 
-def _integer(name: str, alternative: int) -> int:
+def small_integer(name: str, alternative: int = 0) -> int:
+    """A small value for a size of this name; sizes so chosen fit each other."""
     value = _lookup(INTEGERS, name.lower(), 4)
     return value if alternative == 0 or value < 16 or value == 100 else value * 2**alternative
 

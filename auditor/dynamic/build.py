@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from auditor.dynamic.deferred import Deferral
 from auditor.dynamic.lines import is_user_file, user_location
 from auditor.dynamic.state import RandomState, seed_all
 from auditor.finding import Location
@@ -100,6 +101,48 @@ def construct(factory: Callable[[], Any], seed: int = 0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"it returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+class TooLarge(BaseException):
+    """The parameters of a model under construction need more memory than allowed. User code cannot catch it by
+    `except Exception`."""
+
+
+@contextmanager
+def limited(limit: float) -> Iterator[None]:
+    """Raise TooLarge as soon as modules hold parameters of more than `limit` bytes; nothing has filled the last yet."""
+    original, held = nn.Module.register_parameter, 0
+
+    def counted(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        nonlocal held
+        original(module, name, param)
+        if isinstance(param, torch.Tensor) and not param.is_meta and not nn.parameter.is_lazy(param):
+            held += param.numel() * param.element_size()
+            if held > limit:
+                raise TooLarge(f"its parameters need more than {limit / 2**30:.1f} GB")
+
+    setattr(nn.Module, "register_parameter", counted)  # noqa: B010 - a method, to the type checker
+    try:
+        yield
+    finally:
+        setattr(nn.Module, "register_parameter", original)  # noqa: B010
+
+
+def build_deferred(
+    factory: Callable[[], Any], seed: int = 0, *, path: str = ""
+) -> tuple[nn.Module, BuildLog, Deferral]:
+    """As `build`, with large tensors on the meta device and the log of what would have filled them.
+
+    A parameter is uninitialised here if nothing wrote any part of it. Raises what the factory raises, and what torch
+    raises where a constructor looks at values that are not there.
+    """
+    recorder, deferral = _Recorder(path, None), Deferral()
+    with recorder, deferral:
+        model = construct(factory, seed)
+    log = recorder.log(model)
+    fills = {name: deferral.fill_of(parameter) for name, parameter in model.named_parameters()}
+    log.uninitialised = tuple(name for name, fill in fills.items() if fill is not None and fill.kind == "empty")
+    return model, log, deferral
 
 
 def _recorded(factory: Callable[[], Any], seed: int, path: str, fill: bool) -> tuple[nn.Module, BuildLog]:

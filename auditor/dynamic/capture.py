@@ -341,8 +341,18 @@ def capture(
     _materialise(model, args, kwargs, seed)
     known = is_dataclass(inputs) and not isinstance(inputs, type)
     inputs = replace(inputs, args=args, kwargs=kwargs) if known else LiveInputs(args, kwargs)
+    held = described(model, inputs, target=target, build_log=build_log, device=device, dtype=dtype, seed=seed)
+    for mode in MODES:
+        run_once(held, mode)
+    return held
+
+
+def described(
+    model: torch.nn.Module, inputs: Any, *, target: Any, build_log: BuildLog | None, device: str, dtype: str, seed: int
+) -> Capture:
+    """What is known of a model that has not run: its modules, its parameters, and where they come from."""
     locations = _module_locations(model, build_log)
-    held = Capture(
+    return Capture(
         target=target or _live_target(model),
         model=model,
         inputs=inputs,
@@ -353,12 +363,9 @@ def capture(
         parameters=_parameter_facts(model, locations, build_log),
         in_memory=in_memory,
     )
-    for mode in MODES:
-        _run(held, mode)
-    return held
 
 
-def _run(held: Capture, mode: Mode) -> None:
+def run_once(held: Capture, mode: Mode) -> None:
     """Record one forward; where that fails, watch one; where that fails too, keep the reason."""
     try:
         with preserved(held.model), torch.set_grad_enabled(mode == "train"):

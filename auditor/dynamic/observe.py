@@ -118,6 +118,11 @@ class Probe:
     regenerated: bool = False
 
     @property
+    def failure(self) -> str:
+        """Why it could not be run; empty if it could."""
+        return "" if self.ran else self.reason
+
+    @property
     def executed(self) -> list[LayerProbe]:
         return [layer for layer in self.layers if layer.executed]
 

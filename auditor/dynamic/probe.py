@@ -93,7 +93,7 @@ class _Session:
             self.model.float()
         self.model.train()
         silence_dropout(self.model)
-        self.layers = _layers(capture)
+        self.layers = weight_layers(capture)
         self.by_module = _by_module(capture, self.layers)
         self.weights = _weights(capture)
         self.parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad and p.numel()]
@@ -468,7 +468,7 @@ def mean_spike(rows: torch.Tensor) -> float:
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-def _layers(capture: Capture) -> list[LayerProbe]:
+def weight_layers(capture: Capture) -> list[LayerProbe]:
     """Every `weight…` of every linear, convolutional and recurrent layer, tied ones once."""
     found: dict[int, LayerProbe] = {}
     for name, facts in capture.parameters.items():
@@ -487,7 +487,7 @@ def _is_weight(name: str, tensor: torch.Tensor) -> bool:
 
 def _weights(capture: Capture) -> dict[int, str]:
     """Everything that may act as a weight, by identity; a layer's own name before an embedding's."""
-    names = {id(layer.facts.tensor): layer.name for layer in _layers(capture)}
+    names = {id(layer.facts.tensor): layer.name for layer in weight_layers(capture)}
     for name, facts in capture.parameters.items():
         if _is_weight(name, facts.tensor):
             names.setdefault(id(facts.tensor), name)

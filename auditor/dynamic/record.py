@@ -34,6 +34,7 @@ TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "data", "grad", "real", "im
 NO_TENSOR = frozenset(
     {"size", "dim", "__len__", "numel", "stride", "is_floating_point", "is_contiguous", "data_ptr", "item"}
 )
+PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size, slice})  # hold no tensor
 MAX_DEPTH = 8  # nesting of containers searched for tensors
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -82,11 +83,14 @@ def tensors_in(tree: Any, depth: int = 0) -> list[torch.Tensor]:
     """All tensors in nested containers, dataclasses and model-output objects, in order, each as often as it occurs."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    if depth > MAX_DEPTH or tree is None or isinstance(tree, (str, int, float, type, torch.nn.Module)):
+    kind = type(tree)
+    if depth > MAX_DEPTH or kind in PLAIN or isinstance(tree, (str, int, float, type, torch.nn.Module)):
         return []
     items: Any = ()
     step = 1
-    if isinstance(tree, Mapping):
+    if kind is tuple or kind is list:  # before the slow test for mappings
+        items = tree
+    elif isinstance(tree, Mapping):
         items = tree.values()
     elif isinstance(tree, (list, tuple, set)):
         items = tree

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
+# Of the memory limit, what parameters may take for a model to be run: an audit holds a copy of them for restoring,
+# their gradients, and activations.
+SHARE = 1 / 4
+
 
 @dataclass(slots=True)
 class Audit:
@@ -68,11 +72,12 @@ def audit_file(
     if reason := unusable(settings.device):
         return Audit(problems=[Problem(display(spec.partition("::")[0]), reason, "name another one with `--device`")])
     progress(f"importing {spec}")
-    targets, problems = find_targets(spec, settings.targets, text=text)
+    targets, problems = find_targets(spec, settings.targets, text, settings.memory * 2**30 * SHARE)
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
     for number, target in enumerate(targets, 1):
         progress(f"auditing {target.name} ({number} of {len(targets)})")
-        _audit_target(target, rules, settings, inputs, facts, found)
+        audit_one = _audit_large if target.large else _audit_target
+        audit_one(target, rules, settings, inputs, facts, found)
     found.findings = drop_symptoms(merge(found.findings), rules)
     return found
 
@@ -92,11 +97,8 @@ def _audit_target(
     target: Target, rules: Sequence[Rule], settings: Settings, inputs: Sequence[str], facts: bool, found: Audit
 ) -> None:
     from auditor.dynamic.capture import LiveInputs, capture, reason_of
-    from auditor.dynamic.inputs import InputError
 
-    path = display(target.path)
-    record = {"name": target.name, "path": path, "arguments": target.arguments, "arguments_from": target.arguments_from}
-    found.records.append(record)
+    path, record = _record_of(target, found)
     try:
         model, log = target.build(settings.seed)
     except Exception as error:  # whatever the user's constructor raises
@@ -105,14 +107,7 @@ def _audit_target(
             Problem(path, f"{target.name} could not be built again: {reason_of(error)}", remedy, target.row)
         )
         return
-    given: Any
-    try:
-        given = target.inputs(model, list(inputs), seed=settings.seed, dtype=settings.dtype, device=settings.device)
-        record |= {"input": given.description, "input_from": given.source}
-    except (InputError, ValueError) as error:
-        given = LiveInputs()
-        remedy = f"say what it is called with: `--input 2x3x32x32`, or `input` in [tool.auditor.targets.{target.name}]"
-        found.problems.append(Problem(path, f"{target.name}: {error}", remedy, target.row))
+    given = _inputs_of(target, model, settings, inputs, record, found)
     captured = capture(
         model, given, target=target, build_log=log, device=settings.device, dtype=settings.dtype, seed=settings.seed
     )
@@ -123,6 +118,66 @@ def _audit_target(
     found.findings += findings
     found.problems += problems
     record |= _how(captured, facts)
+
+
+def _record_of(target: Target, found: Audit) -> tuple[str, dict[str, Any]]:
+    """The target's path as shown, and its new record."""
+    path = display(target.path)
+    record = {"name": target.name, "path": path, "arguments": target.arguments, "arguments_from": target.arguments_from}
+    found.records.append(record)
+    return path, record
+
+
+def _inputs_of(
+    target: Target, model: Any, settings: Settings, inputs: Sequence[str], record: dict[str, Any], found: Audit
+) -> Any:
+    """What to call the model with; a problem, and no inputs, where nothing was found."""
+    from auditor.dynamic.capture import LiveInputs
+    from auditor.dynamic.inputs import InputError
+
+    try:
+        given = target.inputs(model, list(inputs), seed=settings.seed, dtype=settings.dtype, device=settings.device)
+    except (InputError, ValueError) as error:
+        remedy = f"say what it is called with: `--input 2x3x32x32`, or `input` in [tool.auditor.targets.{target.name}]"
+        found.problems.append(Problem(display(target.path), f"{target.name}: {error}", remedy, target.row))
+        return LiveInputs()
+    record |= {"input": given.description, "input_from": given.source}
+    return given
+
+
+def _audit_large(
+    target: Target, rules: Sequence[Rule], settings: Settings, inputs: Sequence[str], facts: bool, found: Audit
+) -> None:
+    """Audit a model too large to be run by its initialisers and shapes, and a small twin of it, if one can be built, by
+    running it. The record says which rules had to do without a run."""
+    from auditor.dynamic.capture import reason_of
+    from auditor.dynamic.large import Unseen, capture_large
+    from auditor.dynamic.twin import twin_of
+
+    path, record = _record_of(target, found)
+    try:
+        model, log, deferral = target.build_deferred(settings.seed)
+        given = _inputs_of(target, model, settings, inputs, record, found)
+        captured = capture_large(model, log, deferral, given, target=target, dtype=settings.dtype, seed=settings.seed)
+    except Exception as error:  # whatever the user's constructor raises
+        remedy = "raise the limit with `--memory`, if this machine has more"
+        problem = f"{target.name} is too large for the memory limit, and cannot be built without memory for its weights"
+        found.problems.append(Problem(path, f"{problem}: {reason_of(error)}", remedy, target.row))
+        return
+    skipped = []
+    for rule in rules:
+        try:
+            found.findings += [_shown(finding, captured) for finding in rule.run(captured)]
+        except Unseen:
+            skipped.append(rule.code)
+        except Exception as error:
+            name = f"{rule.code} {rule.name}"
+            found.problems.append(Problem(path, f"{name} could not be checked on {target.name}: {reason_of(error)}"))
+    record |= _how(captured, False)
+    twin, reason = twin_of(target)
+    record |= {"large": True, "not_run": skipped, "twin": twin.arguments if twin is not None else "", "no_twin": reason}
+    if twin is not None:
+        _audit_target(twin, rules, settings, (), facts, found)
 
 
 def audit_live(model: Any, inputs: Any, rules: Sequence[Rule], settings: Settings, facts: bool = False) -> Audit:
@@ -196,7 +251,7 @@ def _how(captured: Capture, facts: bool) -> dict[str, Any]:
         "seed": captured.seed,
         "capture": {mode: {"rung": rung.name, "reason": rung.reason} for mode, rung in captured.rungs.items()},
         "opaque": sorted({part for rung in captured.rungs.values() for part in rung.opaque}),
-        "probe": "" if probe is None or probe.ran else probe.reason,
+        "probe": "" if probe is None else probe.failure,
         "parameters": sum(parameter.numel() for parameter in captured.model.parameters()),
         "modules": len(captured.modules),
         "classes": sorted({type(module).__name__ for module in captured.model.modules()}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 import os
 import re
 import types
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from auditor.dynamic.arguments import Call, Scope
     from auditor.dynamic.build import BuildLog
+    from auditor.dynamic.deferred import Deferral
     from auditor.dynamic.inputs import Inputs
 
 TOO_MUCH = 40  # constructions tried for one class
@@ -44,6 +46,8 @@ class Target:
     factory: Callable[[], Any] = field(repr=False)
     module: types.ModuleType = field(repr=False)
     input: str | tuple[str, ...] = ()
+    large: bool = False
+    """Whether its parameters are too large for the memory limit: see `build_deferred` and `large.py`."""
 
     @property
     def location(self) -> Location:
@@ -55,6 +59,12 @@ class Target:
         from auditor.dynamic.build import build
 
         return build(self.factory, seed, path=self.path)
+
+    def build_deferred(self, seed: int = 0) -> tuple[nn.Module, BuildLog, Deferral]:
+        """Construct the model with no memory for its weights; raises what the constructor raises."""
+        from auditor.dynamic.build import build_deferred
+
+        return build_deferred(self.factory, seed, path=self.path)
 
     def inputs(
         self,
@@ -75,19 +85,25 @@ class Target:
         from auditor.dynamic.inputs.infer import from_hooks, infer
 
         spec = given or self.input
+        device = "meta" if self.large else device
         if spec:
             return parse(spec).make(seed=seed, dtype=dtype, device=device)
-        found = from_hooks(model, self.module, seed) or infer(model, seed=seed, hints=_shapes(self.module))
+        hooked = from_hooks(model, self.module, seed) if not self.large else None
+        found = hooked or infer(model, seed=seed, hints=_shapes(self.module), device="meta" if self.large else "cpu")
         return found.to(device, dtype)
 
 
 def find_targets(
-    spec: str, configured: Settings | None = None, text: str | Mapping[str, str] | None = None
+    spec: str,
+    configured: Settings | None = None,
+    text: str | Mapping[str, str] | None = None,
+    limit: float = math.inf,
 ) -> tuple[list[Target], list[Problem]]:
     """The models that `spec` (`file.py`, `file.py::Name`, `pkg.module:Name`) offers, and what stood in the way.
 
     `configured` holds `[tool.auditor.targets]`, by model name. `text` replaces the content of the file, or of several
-    files when it maps paths to texts. Runs the user's code.
+    files when it maps paths to texts. A model with parameters of more than `limit` bytes is constructed without memory
+    for them, and its target says so (`large`). Runs the user's code.
     """
     from auditor.dynamic.load import LoadError, load_file, load_module
 
@@ -97,7 +113,7 @@ def find_targets(
         module = load_file(place, texts) if is_file else load_module(place, texts)
     except LoadError as error:
         return [], [error.problem]
-    finder = _Finder(module, place, is_file, configured or {}, texts)
+    finder = _Finder(module, place, is_file, configured or {}, texts, limit)
     if name:
         finder.named(name)
     else:
@@ -120,7 +136,13 @@ class _Finder:
     """Finds the targets of one module; what cannot be built becomes a problem."""
 
     def __init__(
-        self, module: types.ModuleType, place: str, is_file: bool, configured: Settings, texts: Mapping[str, str]
+        self,
+        module: types.ModuleType,
+        place: str,
+        is_file: bool,
+        configured: Settings,
+        texts: Mapping[str, str],
+        limit: float,
     ) -> None:
         from auditor.dynamic.arguments import Scope
 
@@ -129,6 +151,7 @@ class _Finder:
         self.is_file = is_file
         self.configured = configured
         self.texts = texts
+        self.limit = limit
         self.file = str(Path(getattr(module, "__file__", None) or place).resolve())
         self.tree = _tree(module)
         self.scope: Scope = Scope(module, self.tree)
@@ -354,11 +377,15 @@ class _Finder:
         self._keep(name, factory, built, row, arguments, source)
 
     def _try(self, factory: Callable[[], Any]) -> nn.Module | BaseException:
-        from auditor.dynamic.build import construct
+        from auditor.dynamic.build import TooLarge, build_deferred, construct, limited
         from auditor.dynamic.worker import out_of_memory
 
         try:
-            return construct(factory)
+            try:
+                with limited(self.limit):
+                    return construct(factory)
+            except TooLarge:
+                return build_deferred(factory)[0]
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if out_of_memory(error):
                 raise MemoryError(str(error)) from error  # no fault of the arguments: other ones are not tried
@@ -382,6 +409,7 @@ class _Finder:
                 factory=factory,
                 module=self.module,
                 input=given if isinstance(given, str) else tuple(given),
+                large=any(parameter.is_meta for parameter in built.parameters()),
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -64,7 +65,9 @@ def _target(payload: Mapping[str, Any], side: str) -> tuple[Target | None, str]:
     """The target on one side, or why there is none."""
     name = str(payload.get("target") or "")
     spec = f"{payload['path']}::{name}" if name else str(payload["path"])
-    targets, problems = find_targets(spec, payload.get("configured"), text=payload[side])
+    targets, problems = find_targets(spec, payload.get("configured"), payload[side], payload.get("limit", math.inf))
+    if targets and targets[0].large:
+        return None, "it is too large to be run here"
     if targets:
         return targets[0], ""
     return None, "; ".join(problem.message for problem in problems) or "the file offers no model"

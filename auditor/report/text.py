@@ -157,6 +157,9 @@ def _record(record: Mapping[str, Any]) -> Iterator[str]:
 def _unseen(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What an audit could not look at; never silent."""
     for record in records:
+        if record.get("large"):
+            yield from _too_large(record)
+            continue
         for mode, rung in record.get("capture", {}).items():
             if rung["rung"] == "hooks":
                 yield f"{record['path']}: {record['name']}: only its layers were seen in {mode} mode: {rung['reason']}"
@@ -164,6 +167,17 @@ def _unseen(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{record['path']}: {record['name']}: could not look into {', '.join(record['opaque'])}"
         if record.get("probe") and any(rung["rung"] != "none" for rung in record["capture"].values()):
             yield f"{record['path']}: {record['name']}: the initialisation was not probed: {record['probe']}"
+
+
+def _too_large(record: Mapping[str, Any]) -> Iterator[str]:
+    """Of a model that was not run: what took the place of a run, and which rules had to do without."""
+    size = f"{record['parameters'] / 1e9:.1f} billion parameters are too many to be run"
+    yield f"{record['path']}: {record['name']}: {size}; weights were judged by their initialisers, one at a time"
+    if any(rung["rung"] == "none" for rung in record["capture"].values()):
+        reason = next(rung["reason"] for rung in record["capture"].values() if rung["rung"] == "none")
+        yield f"   its graph was not seen: {reason}"
+    where = f"only on its small twin ({record['twin']})" if record["twin"] else f"not at all: {record['no_twin']}"
+    yield f"   run {where}: {', '.join(record['not_run']) or 'no rule'}"
 
 
 def _not_shown(report: Report) -> Iterator[str]:

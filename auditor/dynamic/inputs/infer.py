@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import itertools
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
+from auditor.dynamic.deferred import ShapesOnly
 from auditor.dynamic.inputs import InputError, Inputs, Item, Leaf, Spec, from_tensors
 from auditor.dynamic.inputs.guesses import BATCH, Facts, Guess, facts_of, first_guesses, needed
 from auditor.dynamic.inputs.repairs import by_numbers, repairs
@@ -69,8 +71,12 @@ def from_hooks(model: nn.Module, module: types.ModuleType | None, seed: int = 0)
 # Search ---------------------------------------------------------------------------------------------------------------
 
 
-def infer(model: nn.Module, *, batch: int = BATCH, seed: int = 0, hints: Sequence[tuple[int, ...]] = ()) -> Inputs:
+def infer(
+    model: nn.Module, *, batch: int = BATCH, seed: int = 0, hints: Sequence[tuple[int, ...]] = (), device: str = "cpu"
+) -> Inputs:
     """Find inputs with which `model` runs. `hints` are shapes seen in its file. Raises InputError.
+
+    On the device "meta" it is run for shapes alone, whatever device its parameters are on.
 
     The model and all random generators are afterwards as before.
     """
@@ -79,10 +85,10 @@ def infer(model: nn.Module, *, batch: int = BATCH, seed: int = 0, hints: Sequenc
     with preserved(subject), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="Using a target size")  # a loss that only broadcasts is no success
-        return _search(subject, facts, seed, _hinted(facts, hints))
+        return _search(subject, facts, seed, _hinted(facts, hints), device)
 
 
-def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess]) -> Inputs:
+def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], device: str) -> Inputs:
     """Run guesses, repaired ones first, until one works and keeps the samples apart."""
     queue = deque(itertools.chain(hinted, itertools.islice(first_guesses(facts), TRIES)))
     seen: set[str] = set()
@@ -95,10 +101,10 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess]) 
             continue
         seen.add(guess.key)
         tries += 1
-        inputs = _spec(guess, facts).make(seed=seed, source="inferred", batch_axis=guess.axis)
+        inputs = _spec(guess, facts).make(seed=seed, device=device, source="inferred", batch_axis=guess.axis)
         run = _run(model, inputs)
         if run.error is None and guess.axis == 1 and run.keeps_first(inputs):
-            return _spec(guess, facts).make(seed=seed, source="inferred", batch_axis=0)
+            return _spec(guess, facts).make(seed=seed, device=device, source="inferred", batch_axis=0)
         if run.error is None and run.keeps(facts.batch):
             return inputs
         if run.error is None:
@@ -180,9 +186,10 @@ def _run(model: nn.Module, inputs: Inputs) -> Run:
 
 def _run_once(model: nn.Module, inputs: Inputs) -> Run:
     args, kwargs = copy.deepcopy((inputs.args, inputs.kwargs))
+    on_meta = any(tensor.is_meta for tensor in tensors_in((args, kwargs)))
     for context in (torch.no_grad, torch.enable_grad):
         try:
-            with context():
+            with context(), ShapesOnly() if on_meta else contextlib.nullcontext():
                 output = model(*args, **kwargs)
             return Run(shapes=tuple(tuple(leaf.shape) for leaf in tensors_in(output)))
         except (Exception, SystemExit) as error:
