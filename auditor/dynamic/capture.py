@@ -342,6 +342,7 @@ def capture(
     known = is_dataclass(inputs) and not isinstance(inputs, type)
     inputs = replace(inputs, args=args, kwargs=kwargs) if known else LiveInputs(args, kwargs)
     held = described(model, inputs, target=target, build_log=build_log, device=device, dtype=dtype, seed=seed)
+    held.in_memory = in_memory
     for mode in MODES:
         run_once(held, mode)
     return held
@@ -361,7 +362,6 @@ def described(
         seed=seed,
         modules=_module_facts(model, locations),
         parameters=_parameter_facts(model, locations, build_log),
-        in_memory=in_memory,
     )
 
 
