@@ -25,12 +25,17 @@ SCALES = (1e-3, 1.0, 1e3)
 
 @dataclass(frozen=True, slots=True)
 class MeasuredNorm:
-    """`function` of `torch.nn.functional` that gives the same outputs with `epsilon`; `error`: relative difference."""
+    """`function` of `torch.nn.functional` that gives the same outputs with `epsilon`; `error`: relative difference.
+
+    `weight`, `bias`: names of the parameters that scale and shift ("" for none); `offset_weight`: the scale is 1 + w.
+    """
 
     function: str
     epsilon: float
     offset_weight: bool
     error: float
+    weight: str = ""
+    bias: str = ""
 
 
 def measured_norm(module: torch.nn.Module, width: int, rank: int = 2) -> MeasuredNorm | None:
@@ -68,7 +73,8 @@ def measured_norm(module: torch.nn.Module, width: int, rank: int = 2) -> Measure
     for candidate, reference in _candidates(module, weights):
         errors = [_distance(got, _with_gradient(reference, row)) for got, row in zip(results, rows, strict=True)]
         if all(error <= (CAST if casts.found else EXACT) for error in errors):
-            return MeasuredNorm(candidate[0], candidate[1], candidate[2], max(errors))
+            function, epsilon, offset, weight, bias = candidate
+            return MeasuredNorm(function, epsilon, offset, max(errors), weight, bias)
     return None
 
 
@@ -84,7 +90,7 @@ class _Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-Candidate = tuple[str, float, bool]
+Candidate = tuple[str, float, bool, str, str]
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -96,15 +102,17 @@ def _candidates(
     names = list(weights)
     for epsilon in dict.fromkeys((*own, *COMMON_EPSILONS)):
         if len(names) <= 1:
-            scale = weights[names[0]] if names else None
-            yield ("rms_norm", epsilon, False), lambda x, w=scale, e=epsilon: rms_norm(x, w, e)  # type: ignore[misc]
-            yield ("layer_norm", epsilon, False), lambda x, w=scale, e=epsilon: layer_norm(x, w, None, e)  # type: ignore[misc]
+            name = names[0] if names else ""
+            scale = weights[name] if names else None
+            yield ("rms_norm", epsilon, False, name, ""), lambda x, w=scale, e=epsilon: rms_norm(x, w, e)  # type: ignore[misc]
+            yield ("layer_norm", epsilon, False, name, ""), lambda x, w=scale, e=epsilon: layer_norm(x, w, None, e)  # type: ignore[misc]
             if scale is not None:
-                yield ("rms_norm", epsilon, True), lambda x, w=scale, e=epsilon: rms_norm(x, 1 + w, e)  # type: ignore[misc]
+                yield ("rms_norm", epsilon, True, name, ""), lambda x, w=scale, e=epsilon: rms_norm(x, 1 + w, e)  # type: ignore[misc]
         else:
             for first, second in (names, names[::-1]):
                 w, b = weights[first], weights[second]
-                yield ("layer_norm", epsilon, False), lambda x, w=w, b=b, e=epsilon: layer_norm(x, w, b, e)  # type: ignore[misc]
+                found = ("layer_norm", epsilon, False, first, second)
+                yield found, lambda x, w=w, b=b, e=epsilon: layer_norm(x, w, b, e)  # type: ignore[misc]
 
 
 def _with_gradient(function: Function, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "evaluation": ("improve", "evaluating repeats exactly and leaves the state of the model as it is"),
     "loss_floor": ("improve", "a confident model reaches a lower loss in {mode} mode"),
     "unit_variance": ("improve", "dropout keeps the mean and variance of what passes through it"),
+    "variance_kept": ("improve", "without dropout the inputs of BatchNorm layers vary nearly as much as with it"),
     "statistics_error": ("improve", "running statistics lie closer to those of the data"),
     "statistics_untouched": ("improve", "a forward in train mode leaves the running statistics as they are"),
     "samples_independent": ("improve", "no sample's output depends on another sample in {mode} mode"),
@@ -251,6 +252,11 @@ def loss_floor(mode: str = "train") -> Claim:
 def unit_variance() -> Claim:
     """Dropout layers change mean and standard deviation of their input less than before."""
     return _claim("unit_variance")
+
+
+def variance_kept() -> Claim:
+    """The variance of what reaches a BatchNorm without dropout, relative to that with it, comes to at least 0.9."""
+    return _claim("variance_kept")
 
 
 def statistics_error() -> Claim:

@@ -19,6 +19,7 @@ from auditor.dynamic.capture import capture, reason_of
 from auditor.dynamic.observe import Probe
 from auditor.dynamic.probe import NoDropout, sens, silence_dropout
 from auditor.dynamic.state import RandomState, seed_all
+from auditor.dynamic.variance_shift import variance_shifts
 from auditor.fix.certificate import ClaimResult
 from auditor.fix.claims import Claim
 from auditor.fix.compare import T_LIMIT, row_of
@@ -517,6 +518,13 @@ def _running(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def _variance_kept(bench: Bench, claim: Claim) -> Measure:
+    subject = bench.subject
+    held = capture(bench.initial(), subject.inputs, device=subject.device, dtype=subject.dtype, seed=subject.seed)
+    worst = min((ratio for _, _, ratio in variance_shifts(held)), default=1.0)
+    return Measure(worst, worst >= 0.9, f"the smallest ratio of variances is {worst:.2g}")
+
+
 def _statistics_untouched(bench: Bench, claim: Claim) -> Measure:
     model = bench.initial().train()
     before = _running(model)
@@ -646,6 +654,7 @@ _MEASURES: dict[str, Callable[[Bench, Claim], Measure]] = {
     "unit_variance": _unit_variance,
     "evaluation": _evaluation,
     "statistics_untouched": _statistics_untouched,
+    "variance_kept": _variance_kept,
     "statistics_error": _statistics_error,
     "samples_independent": _samples_independent,
     "depends_on_input": _depends_on_input,

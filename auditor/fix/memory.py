@@ -234,9 +234,7 @@ class _Work:
 
         surgery = Surgery(self.build(seed), captured, seed)
         fix = rule.operate(surgery, finding)
-        if fix is not None and not surgery.changes:
-            raise ValueError("there was nothing to change")
-        return Step(finding, fix, change) if fix is not None else None
+        return Step(finding, fix, change) if fix is not None and surgery.changes else None
 
     def _edited(self, finding: Finding) -> Step | None:
         """The step that makes the edits of the rule's source fix on the classes of the model; None if it has none."""
@@ -390,6 +388,8 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # graph-holding tensors, locks, files, …
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise RewriteError("the model has lazy layers that torch cannot copy: call it once on an input") from error
         raise RewriteError(f"the model cannot be copied: {reason_of(error)}") from error
 
 

@@ -6,16 +6,20 @@ on it, at all paths it has; what cannot be kept is refused with a ValueError tha
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from auditor.dynamic.layer_facts import layer_facts
+from auditor.dynamic.norms import measured_norm
 from auditor.dynamic.state import RandomState, held_parts, modules_of, seed_all
-from auditor.reference.conversion import carry_over
+from auditor.reference import initialization
+from auditor.reference.conversion import by_context, carry_over, to_built_in
 from auditor.reference.scheme import initialize
 
 if TYPE_CHECKING:
@@ -88,6 +92,33 @@ class Surgery:
             self.changes.append(f"{path}.{name}: {getattr(module, name)!r} → {value!r}")
             setattr(module, name, value)
 
+    # Normalisation ---------------------------------------------------------------------------------------------------
+
+    def use_built_in_norm(self, path: str) -> None:
+        """Replace a layer that computes RMSNorm, LayerNorm or BatchNorm by torch's, with its own parameters and ε."""
+        shape, module = self.shape(path), self.module(path)
+        norm = measured_norm(module, shape[-1], len(shape))
+        if norm is None:
+            raise ValueError(f"`{path}` computes nothing that torch has built in")
+        names = norm.weight, norm.bias, norm.offset_weight
+        self.replace(path, to_built_in(module, norm.function, shape[-1], norm.epsilon, *names))
+
+    def normalise_samples(self, path: str) -> None:
+        """Replace a BatchNorm by what fits in its place (`reference.conversion.by_context`)."""
+        shape = self.shape(path)
+        self.replace(path, by_context(self.module(path), shape, distributed=_distributed()))
+
+    def fold_bias(self, path: str, norm_path: str) -> None:
+        """Drop the bias of the layer at `path`, which the BatchNorm at `norm_path` subtracts again; its running mean is
+        lowered by it, so that evaluation stays the same function."""
+        bias, norm = self.module(path).bias, self.module(norm_path)
+        self.drop_parameter(path, "bias")
+        mean = getattr(norm, "running_mean", None)
+        if mean is not None:
+            with torch.no_grad():
+                mean.sub_(bias.to(mean.dtype))
+            self.changes.append(f"{norm_path}.running_mean: less {path}.bias")
+
     def drop_parameter(self, path: str, name: str) -> None:
         """Make the parameter `name` of a layer None, as `bias=False` does; ValueError if another layer shares it."""
         module = self.module(path)
@@ -98,19 +129,63 @@ class Surgery:
         module.register_parameter(name, None)
         self.changes.append(f"{path}.{name}: removed")
 
+    # Dropout ---------------------------------------------------------------------------------------------------------
+
+    def exchange_dropout(self, path: str, kind: str) -> None:
+        """Put `torch.nn.<kind>` (`"Dropout2d"`, `"AlphaDropout"`, `"Identity"`) in the place of a dropout layer of
+        torch's, at the same rate. Nothing is done where the path is that of code which calls a function."""
+        old = self.module(path)
+        if isinstance(old, _DropoutNd):
+            new: nn.Module = getattr(nn, kind)() if kind == "Identity" else getattr(nn, kind)(old.p, old.inplace)
+            self.replace(path, new)
+
+    def set_rate(self, path: str, rate: float, to: float) -> None:
+        """Set the rates of dropout that a layer holds and that are `rate`. Nothing is done where it holds none."""
+        for name, value in vars(self.module(path)).items():
+            if isinstance(value, (int, float)) and abs(value - rate) < 1e-9 and (name == "p" or "drop" in name.lower()):
+                self.set(path, **{name: to})
+
+    def move_behind(self, path: str, other: str) -> None:
+        """Move a layer of an `nn.Sequential` behind another one of it. All keep their names."""
+        (parent, _, name), (holder, _, last) = path.rpartition("."), other.rpartition(".")
+        container = self.module(parent)
+        if parent != holder or type(container) is not nn.Sequential:
+            raise ValueError(f"`{path}` and `{other}` are no members of one nn.Sequential: move it in the source")
+        order = [key for key in container._modules if key != name]
+        order.insert(order.index(last) + 1, name)
+        members = dict(container._modules)
+        container._modules.clear()
+        container._modules.update((key, members[key]) for key in order)
+        self.changes.append(f"{path}: moved behind {other}")
+
+    # Initial weights -------------------------------------------------------------------------------------------------
+
+    def fill(self, name: str, scheme: str) -> None:
+        """Fill the parameter called `name`: "zeros", "ones", "normal" (standard deviation 0.02) or "xavier_uniform"."""
+        parameter = self.model.get_parameter(name)
+        with _seeded(self.seed):
+            if scheme in ("zeros", "ones"):
+                initialization.constant(parameter, float(scheme == "ones"))
+            elif scheme == "normal":
+                initialization.small_normal(parameter, 0.02)
+            else:
+                initialization.xavier_uniform(parameter)
+        self.changes.append(f"{name}: {scheme}")
+
     def initialize(self, paths: Iterable[str] = ()) -> None:
         """Give the layers at `paths` (all, if there are none) the reference initialisation for the activation that
         follows them in the recorded graph, by `reference.initialize`; deliberate zeros and gates are left alone."""
         chosen = set(paths)
-        facts = [use for use in layer_facts(self.capture, self.model) if not chosen or use.path in chosen]
-        if not facts:
-            raise ValueError("there is no reference initialisation for these layers")
+        facts = [
+            use if not chosen or use.path in chosen else dataclasses.replace(use, exempt="not concerned")
+            for use in layer_facts(self.capture, self.model)
+        ]
         with _seeded(self.seed):
             done = initialize(self.model, layers=facts)
         given = [entry for entry in done if entry.scheme != "kept"]
         if not given:
-            reasons = "; ".join(dict.fromkeys(f"`{entry.parameter}`: {entry.reason}" for entry in done))
-            raise ValueError(f"nothing may be initialised ({reasons})")
+            reasons = [f"`{entry.parameter}`: {entry.reason}" for entry in done if entry.reason != "not concerned"]
+            raise ValueError(f"there is no reference initialisation for these layers ({'; '.join(reasons) or 'none'})")
         self.changes += [f"{entry.parameter}: {entry.scheme} ({entry.reason})" for entry in given]
 
     def reset(self, paths: Iterable[str]) -> None:
@@ -123,6 +198,13 @@ class Surgery:
                     raise ValueError(f"`{path}`, a {type(module).__name__}, has no `reset_parameters`")
                 reset()
                 self.changes.append(f"{path}: reset_parameters()")
+
+
+def _distributed() -> bool:
+    """Whether this process trains together with others."""
+    from torch import distributed
+
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 class _seeded:

@@ -15,7 +15,8 @@ changed. `convert` replaces every such layer of a model, an instance that is use
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -121,7 +122,7 @@ def to_frozen_batch_norm(bn: nn.Module) -> FrozenBatchNorm:
     norm = _checked(bn)
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be frozen")
-    if not norm.running_mean.any() and bool((norm.running_var == 1).all()):
+    if not _is_trained(norm):
         raise ValueError("its running statistics are those of a new layer; only a trained BatchNorm can be frozen")
     replacement = carry_over(norm, FrozenBatchNorm(norm.num_features, norm.eps, norm.affine), _AFFINE)
     replacement._buffers.update({name: _copy(value) for name, value in norm._buffers.items()})
@@ -139,6 +140,75 @@ def to_sync_batch_norm(bn: nn.Module, process_group: Any = None) -> nn.SyncBatch
     replacement = carry_over(norm, replacement, _AFFINE)
     replacement._buffers.update({name: _copy(value) for name, value in norm._buffers.items()})
     return replacement
+
+
+def by_context(bn: nn.Module, shape: Sequence[int], distributed: bool = False) -> nn.Module:
+    """What takes the place of a BatchNorm that gets too few samples, of shape `shape`, (N, C, …), to train with.
+
+    `distributed`: other processes train along, and statistics can be those of all of them: SyncBatchNorm. Else a layer
+    that has been trained is frozen, features (N, C) get LayerNorm and maps GroupNorm.
+    """
+    norm = _checked(bn)
+    if distributed:
+        return to_sync_batch_norm(norm)
+    if _is_trained(norm):
+        return to_frozen_batch_norm(norm)
+    if len(shape) == 2:
+        return to_layer_norm(norm)
+    return to_group_norm(norm, positions=math.prod(shape[2:]))
+
+
+def _is_trained(bn: _BatchNorm) -> bool:
+    """Whether it has running statistics other than those of a new layer."""
+    mean, variance = bn.running_mean, bn.running_var
+    if mean is None or variance is None:
+        return False
+    return bool(torch.count_nonzero(mean) or torch.count_nonzero(variance - 1))
+
+
+class NamedNorm(nn.Module):
+    """RMSNorm or LayerNorm over the last axis by torch's own function, with parameters of any name.
+
+    `function`: "rms_norm" or "layer_norm"; `scale`, `shift`: names of its parameters ("" for none), which stay in the
+    state dict as they are; `offset`: the scale is 1 + w, as in Gemma.
+    """
+
+    def __init__(self, function: str, width: int, eps: float, scale: str, shift: str, offset: bool) -> None:
+        super().__init__()
+        self.function, self.width, self.eps, self.offset = function, width, eps, offset
+        self.scale_name, self.shift_name = scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor | None = self._parameters[self.scale_name] if self.scale_name else None
+        weight = 1.0 + weight if self.offset and weight is not None else weight
+        if self.function == "rms_norm":
+            return F.rms_norm(x, (self.width,), weight, self.eps)
+        bias = self._parameters[self.shift_name] if self.shift_name else None
+        return F.layer_norm(x, (self.width,), weight, bias, self.eps)
+
+    def extra_repr(self) -> str:
+        scale = f"1 + {self.scale_name}" if self.offset else self.scale_name
+        names = ", ".join(filter(None, (scale, self.shift_name)))
+        return f"{self.function}, {self.width}, eps={self.eps}" + (f", {names}" if names else "")
+
+
+def to_built_in(
+    norm: nn.Module, function: str, width: int, eps: float, weight: str = "", bias: str = "", offset: bool = False
+) -> nn.Module:
+    """`torch.nn.RMSNorm` or `torch.nn.LayerNorm` in the place of a layer that writes out that `function`.
+
+    `width` of the last axis. Parameters, called `weight` and `bias`, stay the same objects under the same names; where
+    torch's layer has no such names, or `offset` says that the scale is 1 + w, it is a `NamedNorm`. ValueError for a
+    layer with buffers or layers of its own.
+    """
+    if norm._buffers or norm._modules:
+        raise ValueError(f"{type(norm).__name__} has buffers or layers of its own")
+    kept = tuple(name for name in (weight, bias) if name)
+    if offset or kept not in ((), ("weight",), ("weight", "bias")):
+        return carry_over(norm, NamedNorm(function, width, eps, weight, bias, offset), kept)
+    if function == "rms_norm":
+        return carry_over(norm, nn.RMSNorm(width, eps, elementwise_affine=bool(kept)), kept)
+    return carry_over(norm, nn.LayerNorm(width, eps, elementwise_affine=bool(kept), bias=bool(bias)), kept)
 
 
 CONVERSIONS: dict[str, Conversion] = {

@@ -46,6 +46,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import outputs, parameters, state_dict_keys, variance_kept
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.dropouts import behind, dropouts, role
 from auditor.static.flow import Op
@@ -54,6 +55,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -119,3 +121,16 @@ def shifted_variance(capture: Capture) -> Iterator[Finding]:
                 notes=[Note(norm.location, "the BatchNorm behind it")],
                 variance_ratio=round(ratio, 3),
             )
+
+
+@rule.rewrite(
+    title="move the dropout behind the last BatchNorm of its nn.Sequential",
+    keeps=[parameters(), state_dict_keys(), outputs(mode="eval")],
+    gains=[variance_kept()],
+)
+def move_behind(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        holder = path.rpartition(".")[0]
+        norms = [name for name, facts in surgery.capture.modules.items() if facts.kind in BATCH_NORMS]
+        inside = [name for name in norms if name.rpartition(".")[0] == holder]
+        surgery.move_behind(path, (inside or norms)[-1])

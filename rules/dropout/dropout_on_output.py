@@ -53,6 +53,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -109,3 +110,9 @@ def remove(source: Source, finding: Finding) -> Edit | list[Edit] | None:
     given = dropout.call.args[0] if dropout.call.args else None
     text = ast.get_source_segment(source.text, given) if given is not None else None
     return replace(dropout.call, text) if text else None
+
+
+@rule.rewrite
+def remove_layers(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.exchange_dropout(path, "Identity")

@@ -57,6 +57,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -130,3 +131,9 @@ def exchange(source: Source, finding: Finding) -> list[Edit] | None:
     wanted = f"torch.nn.Dropout{form}" if dropout.is_layer else f"torch.nn.functional.dropout{form}"
     name, edits = spelled(source, wanted, source.function_of(dropout.call) or dropout.call)
     return [replace(dropout.call.func, name), *edits]
+
+
+@rule.rewrite
+def exchange_layers(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.exchange_dropout(path, f"Dropout{finding.facts['rank']}d")

@@ -60,6 +60,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -141,3 +142,9 @@ def _advice(rate: float, acts_on: str, width: int | None, before: tuple[float, .
 def lower(source: Source, finding: Finding) -> Edit | None:
     origin = written_at(source, finding.location, finding.facts["rate"])
     return replace(origin, f"{finding.facts['advised']:g}") if origin is not None else None
+
+
+@rule.rewrite
+def lower_in_memory(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.set_rate(path, finding.facts["rate"], finding.facts["advised"])

@@ -47,6 +47,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -107,3 +108,9 @@ def _message(rate: float) -> str:
 def lower(source: Source, finding: Finding) -> Edit | None:
     origin = written_at(source, finding.location, finding.facts["rate"])
     return replace(origin, f"{ADVISED[ATTENTION][1]:g}") if origin is not None else None
+
+
+@rule.rewrite
+def lower_in_memory(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.set_rate(path, finding.facts["rate"], ADVISED[ATTENTION][1])

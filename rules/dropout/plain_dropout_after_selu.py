@@ -51,6 +51,7 @@ from auditor.static.source import HIDDEN, Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -116,3 +117,9 @@ def exchange(source: Source, finding: Finding) -> list[Edit] | None:
             return None
     name, edits = spelled(source, wanted, source.function_of(dropout.call) or dropout.call)
     return [replace(dropout.call.func, name), *edits]
+
+
+@rule.rewrite
+def exchange_layers(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.exchange_dropout(path, "AlphaDropout")

@@ -56,6 +56,7 @@ from auditor.static.source import Source
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.observe import Probe
+    from auditor.fix.surgery import Surgery
 
 HIGH, EXPLODED, LARGE, LOGITS = 3.0, 100.0, 1e3, 100.0
 rule = Rule(
@@ -136,3 +137,8 @@ def _ends_in_head(capture: Capture) -> bool:
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     return reinitialised(source, finding)
+
+
+@rule.rewrite
+def initialise_layers(surgery: Surgery, finding: Finding) -> None:
+    surgery.initialize(finding.modules)

@@ -52,6 +52,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture, ParameterFacts
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -123,3 +124,15 @@ def _filled(source: Source, bare: Bare) -> Sequence[Edit]:
     spelling = spelled(source, f"torch.{made}")
     imports = [] if spelling else [add_import("torch")]
     return [replace(bare.empty.func, spelling or f"torch.{made}"), *imports]
+
+
+@rule.rewrite
+def fill_in_memory(surgery: Surgery, finding: Finding) -> None:
+    for name in finding.facts["parameters"]:
+        tail, rank = name.rpartition(".")[2], surgery.model.get_parameter(name).dim()
+        if re.search(TOKEN, tail):
+            surgery.fill(name, "normal")
+        elif rank >= 2 and not re.search(SHIFT, tail):
+            surgery.fill(name, "xavier_uniform")
+        else:
+            surgery.fill(name, "ones" if re.search(FACTOR, tail) and not re.search(SHIFT, tail) else "zeros")

@@ -45,7 +45,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
-from auditor.fix.claims import outputs
+from auditor.fix.claims import gradients, outputs
 from auditor.fix.edit import Edit, replace, set_argument
 from auditor.rule import Category, Rule
 from auditor.static.facts.normalised import Followed, bias_position, followed_by_norm, is_plain_bias
@@ -53,6 +53,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -106,3 +107,17 @@ def drop_the_bias(source: Source, finding: Finding) -> Edit | None:
 
 def _pair_at(source: Source, call: ast.Call) -> Followed | None:
     return next((pair for pair in followed_by_norm(source) if pair.layer is call), None)
+
+
+@rule.rewrite(
+    title="remove the bias, and take it out of the norm's running mean",
+    keeps=[outputs(mode="train"), outputs(mode="eval"), gradients(mode="train")],
+)
+def fold_the_bias(surgery: Surgery, finding: Finding) -> None:
+    from auditor.dynamic.followed import cancelled_biases
+
+    norms = {layer.path: norm.path for layer, norm in cancelled_biases(surgery.capture)}
+    for path in finding.modules:
+        if list(norms.values()).count(norms[path]) > 1:
+            raise ValueError(f"`{norms[path]}` normalises several layers, whose biases have one running mean")
+        surgery.fold_bias(path, norms[path])

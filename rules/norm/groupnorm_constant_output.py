@@ -53,6 +53,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture, NodeFacts
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -137,3 +138,9 @@ def fewer_groups(source: Source, finding: Finding) -> Edit | None:
             count = whole_number(source, channels) if isinstance(channels, ast.expr) else None
             return replace(groups, str(group_count(count) if count else 1))
     return None
+
+
+@rule.rewrite
+def fewer_in_memory(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.set(path, num_groups=group_count(surgery.module(path).num_channels))

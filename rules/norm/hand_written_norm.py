@@ -60,6 +60,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -101,7 +102,7 @@ def computes_the_same(capture: Capture) -> Iterator[Finding]:
         mode = "eval" if facts.in_shape.get("eval") else "train"
         calls = {node.operation for node in capture.nodes(mode) if node.module == path}
         location = class_row(cls)
-        if not calls or calls & {"rms_norm", "layer_norm"} or _installed(location.path):
+        if not calls or calls & {"rms_norm", "layer_norm"} or (_installed(location.path) and not capture.in_memory):
             continue
         norm = measured_norm(facts.module, shape[-1], len(shape))
         if norm is not None:
@@ -145,3 +146,9 @@ def call_the_built_in(source: Source, finding: Finding) -> list[Edit] | None:
 
 def _is_docstring(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+@rule.rewrite(title="use the built-in layer, with the same parameters and ε")
+def built_in_layers(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.use_built_in_norm(path)

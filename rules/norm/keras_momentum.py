@@ -46,6 +46,7 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
+    from auditor.fix.surgery import Surgery
 
 rule = Rule(
     __name__,
@@ -137,3 +138,9 @@ def _shown(norm: NormCall, value: float) -> Fix | None:
     meant = 1 - value if value > MOMENTUM else value
     code = f"{ast.unparse(norm.call.func)}({ast.unparse(norm.call.args[0])}, momentum={meant:.3g})"
     return Fix("pass it as the momentum", (replace(norm.call, code),), Applicability.DISPLAY_ONLY)
+
+
+@rule.rewrite
+def complement_in_memory(surgery: Surgery, finding: Finding) -> None:
+    for path in finding.modules:
+        surgery.set(path, momentum=1 - surgery.module(path).momentum)
