@@ -49,7 +49,7 @@ class Rule:
     `yields_to`: codes of rules that name the cause of which this rule sees a symptom; where both speak of the same
     line or layer, only the cause is reported.
     `thresholds`: the numbers the verdict rests on, printed in the documentation.
-    `since`: the first torch version the rule applies to.
+    `since`, `until`: the torch versions the rule applies to, the first included, the second not; empty: all.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Rule:
         yields_to: Sequence[str] = (),
         thresholds: Mapping[str, float] | None = None,
         since: str = "",
+        until: str = "",
     ) -> None:
         self.module = module
         self.code = code
@@ -75,6 +76,7 @@ class Rule:
         self.yields_to = tuple(yields_to)
         self.thresholds = dict(thresholds or {})
         self.since = since
+        self.until = until
         self.reads_source = False
         self.runs_model = False
         self.fixes = False
@@ -285,6 +287,7 @@ class IndexedRule(Rule):
             triggers=entry["triggers"],
             yields_to=entry["yields_to"],
             since=entry["since"],
+            until=entry["until"],
         )
         self.reads_source = entry["reads_source"]
         self.runs_model = entry["runs_model"]
@@ -305,6 +308,7 @@ def index_entry(rule: Rule) -> dict[str, Any]:
         "triggers": [[part.decode() for part in together] for together in rule.triggers],
         "yields_to": list(rule.yields_to),
         "since": rule.since,
+        "until": rule.until,
         "reads_source": rule.reads_source,
         "runs_model": rule.runs_model,
         "fixes": rule.fixes,

@@ -59,6 +59,9 @@ class Settings:
     baseline: str = ""
     """The file of known findings, relative to the settings file. Default: `.auditor-baseline.json` beside it, if there
     is one."""
+    target_torch: str = ""
+    """The lowest torch that the code is to run with, such as `"2.4"`: rules for other versions are silent. Default:
+    what the project's requirements allow, else the torch installed, else the newest known."""
     targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """How `auditor audit` builds and feeds a model, by its name: `args` and `kwargs` of the constructor, `input` (one
     specification such as `"8x3x32x32"`, or a list of them)."""
@@ -76,6 +79,8 @@ class Settings:
     """The number of processes that read files; 0: one per processor."""
     file: str = ""
     """Where these settings were read; empty for the defaults. Not a key."""
+    target_torch_from: str = ""
+    """What says `target_torch`. Not a key."""
 
     def override(self, **options: Any) -> Settings:
         """These settings with every option that is neither None nor empty put in their place."""
@@ -98,9 +103,12 @@ class Settings:
         return Path(self.file).parent if self.file else Path.cwd()
 
 
+_FOUND = ("file", "target_torch_from")  # fields that no user sets
+
+
 def keys() -> dict[str, Any]:
     """The fields of Settings by their keys in a settings file."""
-    return {item.name.replace("_", "-"): item for item in fields(Settings) if item.name != "file"}
+    return {item.name.replace("_", "-"): item for item in fields(Settings) if item.name not in _FOUND}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -234,6 +242,11 @@ def _hint(key: str, known: Mapping[str, Any]) -> str:
 
 def _convert(item: Any, value: Any, path: Path) -> Any:
     default = getattr(Settings(), item.name)
+    if item.name == "target_torch":
+        from auditor.torch_version import parse as parse_version
+
+        parse_version(_typed(value, str))
+        return value
     if item.name == "fail_on":
         return Severity.parse(_typed(value, str))
     if item.name in ("baseline", "extend"):

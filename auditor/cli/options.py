@@ -85,6 +85,7 @@ shared = _options(
         type=click.Choice(("error", "warning", "info")),
         help="The severity from which findings fail the run (default: warning).",
     ),
+    click.option("--target-torch", metavar="VERSION", help="The lowest torch that the code is to run with."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 even if there are findings."),
     click.option("--exit-non-zero-on-fix", is_flag=True, help="Exit with 1 if a fix was written."),
     click.option("--statistics", is_flag=True, help="Count findings per rule instead of showing them."),

@@ -42,6 +42,7 @@ def settings_of(options: dict[str, Any], start: Path | None = None, **more: Any)
 def nearest_settings(options: dict[str, Any], start: Path | None = None, **more: Any) -> Nearest:
     """The settings of a run and of each of its files, overridden by the command line."""
     from auditor.settings import Nearest, Settings, load
+    from auditor.torch_version import resolve
 
     if options.get("statistics") and options["output_format"] not in ("text", "concise"):
         raise click.UsageError(f"--statistics counts in text; it has no form in {options['output_format']}")
@@ -49,7 +50,7 @@ def nearest_settings(options: dict[str, Any], start: Path | None = None, **more:
         raise click.UsageError("--baseline and --no-baseline contradict each other")
 
     def override(settings: Settings) -> Settings:
-        return _overridden(settings, options, more)
+        return resolve(_overridden(settings, options, more), settings.root if settings.file else start)
 
     with complaining():
         settings = override(Settings() if options.get("isolated") else load(start, options.get("config_file")))
@@ -67,6 +68,8 @@ def _overridden(settings: Settings, options: dict[str, Any], more: dict[str, Any
         ignore=(*settings.ignore, *options["ignore"]) if options.get("ignore") else None,
         fail_on=Severity.parse(fail_on) if fail_on else None,
         baseline=options.get("baseline"),
+        target_torch=options.get("target_torch"),
+        target_torch_from="--target-torch" if options.get("target_torch") else None,
         **more,
     )
 

@@ -69,6 +69,16 @@ def remove_argument(call: ast.Call, name: str) -> Edit:
     return _edit("remove_argument", call, "", name)
 
 
+def prepend_argument(call: ast.Call, code: str) -> Edit:
+    """Pass `code` as the first positional argument of `call`, before the others."""
+    return _edit("prepend_argument", call, code)
+
+
+def name_argument(call: ast.Call, position: int, name: str) -> Edit:
+    """Pass the positional argument at `position` of `call` by the keyword `name`; those after it must follow suit."""
+    return _edit("name_argument", call, str(position), name)
+
+
 def insert_before(statement: ast.stmt, code: str) -> Edit:
     """Insert the statements `code` on the lines before `statement`, at its indentation."""
     return _edit("insert_before", statement, code)

@@ -114,6 +114,9 @@ def tries(mendable: Sequence[Finding], refused: Sequence[Refusal]) -> Iterator[l
         by_rule.setdefault(finding.code, []).append(finding)
     yield from by_rule.values()
     for group in by_rule.values():
+        outer = _outermost(group)
+        if 1 < len(outer) < len(group):
+            yield outer
         if len(group) > 1:
             yield from ([finding] for finding in group)
     tried = [[finding.code for finding in group] for group in by_rule.values()]
@@ -127,6 +130,28 @@ def tries(mendable: Sequence[Finding], refused: Sequence[Refusal]) -> Iterator[l
         if len(group) > 1 and codes not in tried:
             tried.append(codes)
             yield group
+
+
+def _outermost(group: Sequence[Finding]) -> list[Finding]:
+    """The findings that lie in the range of no other: what mends these may rewrite what is inside them, whose turn
+    comes in the next round."""
+    ranges = [(finding.location, _start(finding), _end(finding)) for finding in group]
+    return [
+        finding
+        for finding in group
+        if not any(
+            other != finding.location and start <= _start(finding) and _end(finding) <= end
+            for other, start, end in ranges
+        )
+    ]
+
+
+def _start(finding: Finding) -> tuple[int, int]:
+    return finding.location.row, finding.location.column
+
+
+def _end(finding: Finding) -> tuple[int, int]:
+    return finding.location.end_row, finding.location.end_column
 
 
 def _try(

@@ -93,7 +93,7 @@ def measure(claim: Claim, benches: tuple[Bench, Bench]) -> ClaimResult:
         unmeasurable = isinstance(old, str) and not crash_counts
         return _result(claim, None if unmeasurable else False, old, new, f"after the fix: {new}")
     if isinstance(old, str):
-        if not crash_counts:
+        if not crash_counts and not claim.idempotent:
             return _result(claim, None, old, new, f"before the fix: {old}")
         old = Measure(old, False)
     if new.meets is None:

@@ -27,7 +27,7 @@ Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 _BOM = "\ufeff"
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _INSERTS = ("insert_before", "insert_after")
-_ARGUMENTS = ("set_argument", "remove_argument")
+_ARGUMENTS = ("set_argument", "remove_argument", "name_argument", "prepend_argument")
 
 # Parents that delimit an expression, so that it needs no parentheses of its own there.
 _DELIMITERS = (
@@ -230,6 +230,9 @@ class _Rewriter(cst.CSTTransformer):
         return _enclosed(new, self.ancestors[-1])
 
     def _argument(self, original: cst.Call, call: cst.Call, edit: Edit) -> cst.Call:
+        if edit.op == "name_argument":
+            self.placed.add(edit)
+            return _with_named(call, int(edit.code) + len(call.args) - len(original.args), edit.name)
         index = next((i for i, arg in enumerate(call.args) if arg.keyword and arg.keyword.value == edit.name), None)
         row, column = edit.start
         if index is not None:
@@ -241,7 +244,9 @@ class _Rewriter(cst.CSTTransformer):
             return _without_argument(call, index)
         value = self._parsed_expression(edit.code)
         if value is None:
-            raise EditError(f"set_argument: `{edit.code}` is not an expression")
+            raise EditError(f"{edit.op}: `{edit.code}` is not an expression")
+        if edit.op == "prepend_argument":
+            return _with_first(call, value)
         if index is None:
             return _with_argument(call, edit.name, _enclosed(value, call.args[0] if call.args else cst.Arg(value)))
         arg = call.args[index]
@@ -472,6 +477,28 @@ def _enclosed(new: cst.BaseExpression, parent: cst.CSTNode) -> cst.BaseExpressio
     if isinstance(new, cst.Integer) and isinstance(parent, cst.Attribute):
         bare = False  # `1.real` is a syntax error
     return new if bare else new.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+
+
+def _with_first(call: cst.Call, value: cst.BaseExpression) -> cst.Call:
+    """`call` with `value` before its other arguments."""
+    comma = cst.Comma(whitespace_after=_between(call)) if call.args else cst.MaybeSentinel.DEFAULT
+    first = cst.Arg(value, comma=comma)
+    rest = list(call.args)
+    if rest and isinstance(rest[0].value, cst.GeneratorExp) and not rest[0].value.lpar:
+        rest[0] = rest[0].with_changes(
+            value=rest[0].value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+        )
+    return call.with_changes(args=[first, *rest])
+
+
+def _with_named(call: cst.Call, index: int, name: str) -> cst.Call:
+    """`call` with its positional argument at `index` passed as `name=…`."""
+    args = list(call.args)
+    if not 0 <= index < len(args) or args[index].keyword is not None or args[index].star:
+        raise EditError(f"name_argument: the call passes nothing by position for `{name}`")
+    bare = cst.SimpleWhitespace("")
+    args[index] = args[index].with_changes(keyword=cst.Name(name), equal=cst.AssignEqual(bare, bare))
+    return call.with_changes(args=args)
 
 
 def _with_argument(call: cst.Call, name: str, value: cst.BaseExpression) -> cst.Call:

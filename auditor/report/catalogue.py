@@ -16,7 +16,7 @@ def explain(rule: Rule) -> str:
     title, _, body = rule.explanation.partition("\n")
     parts = [
         f"# {rule.name} ({rule.code})",
-        f"{rule.severity} · {rule.category} · {seen_by(rule)}" + (f" · torch ≥ {rule.since}" if rule.since else ""),
+        f"{rule.severity} · {rule.category} · {seen_by(rule)}" + versions(rule),
         title.strip(),
         body.strip(),
     ]
@@ -26,6 +26,12 @@ def explain(rule: Rule) -> str:
     if rule.thresholds:
         parts.append("\n".join(["## Thresholds", *[f"- {name}: {value}" for name, value in rule.thresholds.items()]]))
     return "\n\n".join(part for part in parts if part)
+
+
+def versions(rule: Rule) -> str:
+    """The torch versions a rule applies to, where it does not apply to all."""
+    since, until = (f"torch ≥ {rule.since}" if rule.since else ""), (f"torch < {rule.until}" if rule.until else "")
+    return f" · {', '.join(filter(None, (since, until)))}" if since or until else ""
 
 
 def seen_by(rule: Rule) -> str:
@@ -66,6 +72,8 @@ def record(rule: Rule) -> dict[str, Any]:
         "keeps": [claim.text for claim in rule.keeps],
         "gains": [claim.text for claim in rule.gains],
         "thresholds": rule.thresholds,
+        "since": rule.since,
+        "until": rule.until,
         "explanation": rule.explanation,
     }
 
@@ -73,7 +81,9 @@ def record(rule: Rule) -> dict[str, Any]:
 def settings_table(settings: Settings) -> str:
     """The settings in force, as they would stand in pyproject.toml."""
     lines = [f"# from {settings.file}" if settings.file else "# defaults: no settings file found", "[tool.auditor]"]
-    lines += [f"{key} = {_toml(getattr(settings, item.name))}" for key, item in keys().items()]
+    for key, item in keys().items():
+        why = f"  # from {settings.target_torch_from}" if key == "target-torch" else ""
+        lines.append(f"{key} = {_toml(getattr(settings, item.name))}{why}")
     return "\n".join(lines)
 
 

@@ -28,9 +28,12 @@ class FileResult:
 
 
 def chosen_rules(settings: Settings) -> list[Rule]:
-    """The rules that the settings select. Raises ValueError for a selector that names none."""
-    rules = load_rules(settings.rules)
-    return choose(rules, (*settings.select, *settings.extend_select), settings.ignore)
+    """The rules that the settings select and that apply to the torch they target. Raises ValueError for a selector
+    that names none."""
+    from auditor.torch_version import applies
+
+    rules = choose(load_rules(settings.rules), (*settings.select, *settings.extend_select), settings.ignore)
+    return [rule for rule in rules if applies(rule.since, rule.until, settings.target_torch)]
 
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:

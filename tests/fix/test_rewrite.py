@@ -405,3 +405,24 @@ def test_text_edits_are_minimal() -> None:
     assert text_edits("a", "a\nb") == [
         {"content": "\nb", "location": {"row": 1, "column": 2}, "end_location": {"row": 1, "column": 2}}
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("f()\n", 'f("cuda")\n'),
+        ("f(a, b=2)\n", 'f("cuda", first=a, b=2)\n'),
+        ("f(\n    a,  # why\n)\n", 'f(\n    "cuda",\n    first=a,  # why\n)\n'),
+    ],
+)
+def test_first_argument_and_names(before: str, after: str) -> None:
+    call = calls(before)[0]
+    edits = [edit.name_argument(call, 0, "first")] if call.args else []
+    assert apply(before, [*edits, edit.prepend_argument(call, '"cuda"')]) == after
+
+
+@pytest.mark.parametrize("text", ["f(*a)\n", "f(a=1)\n", "f()\n"])
+def test_no_positional_argument_to_name(text: str) -> None:
+    call = calls(text)[0]
+    with pytest.raises(EditError, match="nothing by position"):
+        apply(text, [edit.name_argument(call, 0, "first")])
