@@ -9,20 +9,29 @@ import marshal
 import os
 import re
 import sys
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from auditor import __version__
-from auditor.rule import IndexedRule, Rule, index_entry
+from auditor.finding import Problem
+from auditor.rule import IndexedRule, Rule, index_entry, row_of
 
 PACKAGE = Path(__file__).parent
 CODE = r"[A-Z]{3}\d{3}"
 _SHAPE = os.stat(PACKAGE / "rule.py").st_mtime_ns  # of what is kept of a rule
+USER_PACKAGE = "auditor_rules_"
+FIXTURES = "fixtures"
+"""The subfolder of a user's rules that holds no rules but their fixtures."""
 
 
 class RuleError(Exception):
-    """A rule file cannot be loaded, or clashes with another."""
+    """A rule file cannot be loaded, or clashes with another; `row` is the line to blame, 0 where none is known."""
+
+    def __init__(self, message: str, row: int = 0) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 def builtin_folder() -> Path:
@@ -31,39 +40,104 @@ def builtin_folder() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "rules"
 
 
-@functools.cache
+class Loaded(NamedTuple):
+    """Rules, sorted by code, and what kept other rule files from being loaded."""
+
+    rules: tuple[Rule, ...]
+    problems: tuple[Problem, ...] = ()
+
+
 def load_rules(extra: tuple[str, ...] = ()) -> tuple[Rule, ...]:
-    """All rules, sorted by code: the built-in ones and those of the folders `extra`.
+    """All rules, sorted by code: the built-in ones, those of installed plug-ins and those of the folders `extra`."""
+    return load(extra).rules
+
+
+@functools.cache
+def load(extra: tuple[str, ...] = ()) -> Loaded:
+    """All rules (see load_rules). What is wrong with one that is not ours is a problem, and the others are loaded.
 
     A file that has not changed since it was last loaded is taken from the index and executed only when needed. Raises
-    RuleError if a file of these folders is no valid rule or reuses a code or name.
+    RuleError if a built-in file is no valid rule.
     """
-    folders = [("auditor.rules", builtin_folder())]
-    folders += [(f"auditor_user_rules_{i}", Path(folder)) for i, folder in enumerate(extra)]
     index = _Index()
     rules: dict[str, Rule] = {}
-    places: dict[str, str] = {}
-    for package, folder in folders:
-        for module, path in _rule_files(package, folder):
-            rule = index.rule(module, path)
-            if rule.code in rules or rule.name in places:
-                raise RuleError(f"{path}: {rule.code} {rule.name} clashes with {places.get(rule.name) or rule.code}")
-            rules[rule.code] = rule
-            places[rule.name] = path
+    names: dict[str, Rule] = {}
+    problems: list[Problem] = []
+    own = RuleFolder("auditor.rules", builtin_folder())
+    loaded: list[Path] = []
+    for folder in (own, *plugins(index), *map(user_folder, extra)):
+        if any(folder.path.is_relative_to(known) for known in loaded):
+            continue
+        loaded.append(folder.path)
+        if not folder.path.is_dir():
+            problems.append(Problem(str(folder.path), "no such folder of rules"))
+        for module, path in folder.files():
+            try:
+                rule = index.rule(module, path)
+                if other := rules.get(rule.code) or names.get(rule.name):
+                    raise RuleError(f"{rule.code} {rule.name} clashes with {other.code} {other.name}")
+            except RuleError as error:
+                if folder is own:
+                    raise RuleError(f"{path}: {error}") from error
+                problems.append(Problem(path, f"this rule cannot be used: {error}", row=error.row))
+                continue
+            rules[rule.code] = names[rule.name] = rule
     index.save()
-    return tuple(rules[code] for code in sorted(rules))
+    return Loaded(tuple(rules[code] for code in sorted(rules)), tuple(problems))
 
 
-def _rule_files(package: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """(module name, path) of the rule files of a folder, those of its subfolders included."""
-    if not folder.is_dir():
-        raise RuleError(f"{folder}: no such folder of rules")
-    for top, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(("_", ".")))
-        parts = Path(top).relative_to(folder).parts
-        for name in sorted(names):
-            if name.endswith(".py") and not name.startswith("_"):
-                yield ".".join((package, *parts, name.removesuffix(".py"))), os.path.join(top, name)
+class RuleFolder(NamedTuple):
+    """A folder of rule files, and the name of the package as which they are imported."""
+
+    package: str
+    path: Path
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """(module name, path) of the rule files of the folder, those of its subfolders included."""
+        for top, subfolders, names in os.walk(self.path):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith(("_", ".")) and name != FIXTURES)
+            parts = [re.sub(r"\W", "_", part) for part in Path(top).relative_to(self.path).parts]
+            for name in sorted(names):
+                if name.endswith(".py") and not name.startswith("_"):
+                    yield ".".join((self.package, *parts, name.removesuffix(".py"))), os.path.join(top, name)
+
+
+def user_folder(folder: str | Path) -> RuleFolder:
+    """A folder that is no package: it gets a name of its own, which ends in the folder's name."""
+    path = Path(os.path.abspath(folder))
+    name = re.sub(r"\W", "_", path.name)
+    return RuleFolder(f"{USER_PACKAGE}{os.fsencode(path).hex()}.{name}", path)
+
+
+def plugins(index: _Index) -> Iterator[RuleFolder]:
+    """The packages of rules that installed distributions offer under the entry point `auditor.rules`.
+
+    Looking through all distributions takes longer than checking a file, so that what was found is kept in the index
+    until something is installed or removed.
+    """
+    key = f"plug-ins of {sys.prefix}"
+    places = sorted({path for path in sys.path if path.endswith("-packages") and os.path.isdir(path)})
+    stamp = [[path, os.stat(path).st_mtime_ns] for path in places]
+    if key not in index.entries or index.entries[key]["stamp"] != stamp:
+        index.entries[key] = {"stamp": stamp, "folders": _find_plugins()}
+        index.changed = True
+    for package, path in index.entries[key]["folders"]:
+        yield RuleFolder(package, Path(path))
+
+
+def _find_plugins() -> list[list[str]]:
+    """(package, its folder) of every entry point; a package that is not there stands for its folder, too."""
+    from importlib.metadata import entry_points
+
+    found = []
+    for package in sorted({point.value for point in entry_points(group="auditor.rules")}):
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):
+            spec = None
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        found.append([package, places[0] if places else package])
+    return found
 
 
 class _Index:
@@ -117,16 +191,29 @@ def _load_file(module: str, path: str) -> Rule:
         loaded = importlib.util.module_from_spec(spec)
         sys.modules[module] = loaded
         try:
+            _import_parents(module, path)
             spec.loader.exec_module(loaded)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever a rule file does
             del sys.modules[module]
-            raise RuleError(f"{path}: {type(error).__name__}: {error}") from error
+            raise RuleError(f"{type(error).__name__}: {error}", row_of(error, path)) from error
     rule = getattr(loaded, "rule", None)
     if not isinstance(rule, Rule):
-        raise RuleError(f"{path}: a rule file must define `rule = Rule(__name__, …)`")
+        raise RuleError("a rule file must define `rule = Rule(__name__, …)`")
     if not re.fullmatch(CODE, rule.code):
-        raise RuleError(f"{path}: {rule.code!r} is no code: use three capital letters and three digits")
+        raise RuleError(f"{rule.code!r} is no code: use three capital letters and three digits")
     return rule
+
+
+def _import_parents(module: str, path: str) -> None:
+    """Make `from ._shared import …` work in a rule file; a folder of rules needs no __init__.py for that."""
+    package = module.rpartition(".")[0]
+    if package.startswith("auditor.") or package in sys.modules:
+        return
+    if not module.startswith(USER_PACKAGE):
+        importlib.import_module(package)
+        return
+    sys.modules[package] = parent = types.ModuleType(package)
+    parent.__path__ = [os.path.dirname(path)]
 
 
 def find_rule(rules: Iterable[Rule], code_or_name: str) -> Rule | None:

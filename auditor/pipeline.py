@@ -62,7 +62,10 @@ def check_paths(
     found, problems = files.discover([paths] if isinstance(paths, str) else [str(path) for path in paths], nearest)
     found = scope.files(found)
     report = Report(problems=problems, files=len(found), rules=check.chosen_rules(settings))
+    report.problems += check.rule_problems(settings)
     for own, of_group in nearest.groups(found):
+        if own.rules != settings.rules:
+            report.problems += check.rule_problems(own)
         for result in check.check_files(of_group, own, progress):
             if result.findings:
                 content = files.read(result.path)
@@ -76,7 +79,7 @@ def check_paths(
 def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) -> tuple[Report, bytes]:
     """Check text that is no file yet; also returns it with the fixes made."""
     rules = check.rules_for(name, settings, check.chosen_rules(settings))
-    report = Report(files=1, rules=rules)
+    report = Report(files=1, rules=rules, problems=check.rule_problems(settings))
     try:
         text = files.decode(content)
     except (ValueError, SyntaxError, LookupError) as error:
@@ -117,10 +120,12 @@ def audit_targets(
     settings = settings or Settings()
     nearest = nearest or Nearest(settings)
     scope = Scope(settings, changed_since)
-    report = Report(rules=check.chosen_rules(settings))
+    report = Report(rules=check.chosen_rules(settings), problems=check.rule_problems(settings))
     with Worker(timeout=settings.timeout, memory=settings.memory, progress=progress) as worker:
         for spec in specs:
             own = nearest.of(spec.partition("::")[0])
+            if own.rules != settings.rules:
+                report.problems += check.rule_problems(own)
             _audit_spec(worker, spec, own, mode, list(inputs), report, facts)
     report.findings = merge(report.findings)
     report.sort()
@@ -141,7 +146,8 @@ def audit_model(
     settings = (settings or Settings()).override(device=device, dtype=dtype)
     rules = check.chosen_rules(settings)
     found = audit_live(model, inputs, rules, settings)
-    report = Report(findings=found.findings, problems=found.problems, audits=found.records, rules=rules)
+    problems = [*check.rule_problems(settings), *found.problems]
+    report = Report(findings=found.findings, problems=problems, audits=found.records, rules=rules)
     report.sort()
     return report
 
@@ -186,11 +192,11 @@ def _mend(
                 except WriteError as error:
                     report.changes.pop()
                     report.problems.append(Problem(result.path, str(error)))
-                    result.findings = offer(found, text, rules, result.path, mode.text_edits)
+                    result.findings = offer(found, text, rules, result.path, mode.text_edits, report.problems)
                     return text
             mended, found = outcome.text, outcome.found
             report.fixed += outcome.fixed
-    result.findings = offer(found, mended, rules, result.path, mode.text_edits)
+    result.findings = offer(found, mended, rules, result.path, mode.text_edits, report.problems)
     return mended
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -249,7 +250,10 @@ class Rule:
             return None
         from auditor.fix.edit import Edit, Fix
 
-        edits = rule.fix_function(source, finding)
+        try:
+            edits = rule.fix_function(source, finding)
+        except Exception as error:  # the file with the finding must not suffer from a mistake in a rule
+            raise RuleFailure(rule, error) from error
         if edits is None or isinstance(edits, Fix):
             return edits
         edits = (edits,) if isinstance(edits, Edit) else tuple(edits)
@@ -271,6 +275,26 @@ class Rule:
         keeps = (*keeps, *(claim for claim in further if claim.must == "equal"))
         gains = (*gains, *(claim for claim in further if claim.must == "improve"))
         return Fix(rule.rewrite_title or rule.title, (), rule.applicability or Applicability.UNSAFE, keeps, gains)
+
+
+class RuleFailure(Exception):
+    """A rule's own code raised an error: a mistake in the rule, not in the file it was shown."""
+
+    def __init__(self, rule: Rule, error: Exception) -> None:
+        where = f" ({os.path.basename(rule.path)}:{row})" if (row := row_of(error, rule.path)) else ""
+        super().__init__(f"{rule.code} {rule.name} failed: {type(error).__name__}: {error}{where}")
+
+
+def row_of(error: BaseException, path: str) -> int:
+    """The line of the file `path` that raised `error`, or that is no Python; 0 if the file is not to blame."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return error.lineno or 0
+    row, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            row = trace.tb_lineno
+        trace = trace.tb_next
+    return row
 
 
 class IndexedRule(Rule):

@@ -96,9 +96,13 @@ def _shown(path: str) -> str:
 
 
 def rules_of(settings: Settings) -> tuple[Rule, ...]:
+    """All rules; what is wrong with the user's own is said on standard error."""
     from auditor.loader import load_rules
+    from auditor.static.check import rule_problems
 
     with complaining():
+        for problem in rule_problems(settings):
+            click.echo(f"{problem.path}{f':{problem.row}' if problem.row else ''}: {problem.message}", err=True)
         return load_rules(settings.rules)
 
 

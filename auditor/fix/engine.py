@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from auditor.finding import READ, Finding, merge
+from auditor.finding import READ, Finding, Problem, merge
 from auditor.fix.edit import Applicability, Fix
-from auditor.rule import Rule
+from auditor.rule import Rule, RuleFailure
 from auditor.static.check import FileResult, check_text, drop_symptoms
 from auditor.static.source import opened
 
@@ -52,16 +52,26 @@ Judge = Callable[[str, str, Sequence[Finding]], Verdict]
 
 
 def offer(
-    findings: Sequence[Finding], text: str, rules: Sequence[Rule], path: str, text_edits: bool = False
+    findings: Sequence[Finding],
+    text: str,
+    rules: Sequence[Rule],
+    path: str,
+    text_edits: bool = False,
+    problems: list[Problem] | None = None,
 ) -> list[Finding]:
-    """The findings, each with the fix its rule has for it."""
+    """The findings, each with the fix its rule has for it. A rule that fails at that is added to `problems`."""
     fixers = {rule.code: rule for rule in rules if rule.fixes}
     if not any(finding.code in fixers for finding in findings):
         return list(findings)
     source = opened(path, text)
     offered = []
     for finding in findings:
-        fix = fixers[finding.code].mend(source, finding) if finding.code in fixers else None
+        try:
+            fix = fixers[finding.code].mend(source, finding) if finding.code in fixers else None
+        except RuleFailure as failure:
+            fix = None
+            if problems is not None:
+                problems.append(Problem(path, str(failure), row=finding.location.row))
         if fix is not None and text_edits:
             from auditor.fix import rewrite
 
@@ -171,7 +181,7 @@ def _try(
     if text == outcome.text:
         return Verdict("the edits change nothing")
     result = check_text(path, text, rules)
-    if result.problems:
+    if result.problems and not result.parsed:
         return Verdict(f"the result does not parse: {result.problems[0].message}")
     before = Counter(finding.code for finding in outcome.result.findings)
     gone = Counter(finding.code for finding in group if READ in finding.seen)

@@ -6,10 +6,11 @@ import functools
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from auditor.finding import Finding, Problem
-from auditor.loader import choose, load_rules, matches
-from auditor.rule import Rule
+from auditor.loader import RuleError, choose, load, matches
+from auditor.rule import Rule, RuleFailure
 from auditor.settings import Settings
 from auditor.static import files, suppress
 from auditor.static.source import opened
@@ -32,8 +33,20 @@ def chosen_rules(settings: Settings) -> list[Rule]:
     that names none."""
     from auditor.torch_version import applies
 
-    rules = choose(load_rules(settings.rules), (*settings.select, *settings.extend_select), settings.ignore)
+    loaded = load(settings.rules)
+    try:
+        rules = choose(loaded.rules, (*settings.select, *settings.extend_select), settings.ignore)
+    except ValueError as error:
+        if not loaded.problems:
+            raise
+        lost = "; ".join(f"{problem.path}: {problem.message}" for problem in loaded.problems)
+        raise ValueError(f"{error} ({lost})") from error
     return [rule for rule in rules if applies(rule.since, rule.until, settings.target_torch)]
+
+
+def rule_problems(settings: Settings) -> list[Problem]:
+    """What is wrong with the user's own rules and with plug-ins."""
+    return [replace(problem, path=files.display(problem.path)) for problem in load(settings.rules).problems]
 
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
@@ -67,6 +80,10 @@ def _read(path: str, text: str, rules: Sequence[Rule], module: str = "") -> File
             result.problems.append(
                 Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
             )
+        except RuleError as error:
+            result.problems.append(Problem(path, f"{rule.code} {rule.name} cannot be used: {error}"))
+        except Exception as error:  # a mistake in one rule must not cost the findings of the others
+            result.problems.append(Problem(path, str(RuleFailure(rule, error))))
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)
