@@ -28,6 +28,7 @@ test: $(VENV)/torch-ready $(VENV)/dev-ready
 
 schema: $(VENV)/dev-ready
 	$(BIN)/python -m auditor.schema
+	$(BIN)/python -m auditor.fix.certificate
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,10 @@ FILES = (".auditor.toml", "auditor.toml", "pyproject.toml")
 TARGET_KEYS: Mapping[str, tuple[type, ...]] = {"args": (list,), "kwargs": (dict,), "input": (str, list)}
 
 
+ALL = "all"
+"""The device that stands for every one there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a user can set. Field names are the keys of `[tool.auditor]`, with `-` for `_`.
@@ -66,9 +70,12 @@ class Settings:
     """How `auditor audit` builds and feeds a model, by its name: `args` and `kwargs` of the constructor, `input` (one
     specification such as `"8x3x32x32"`, or a list of them)."""
     device: str = "cpu"
-    """The device on which models are run: `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """The device on which models are run: `cpu`, `cuda`, `cuda:1`, `mps`; or `all`: audited on the CPU, and every fix
+    proven on the CPU and on each kind of accelerator that is there."""
     dtype: str = field(default="float32", metadata={"choices": ("float32", "float64", "bfloat16", "float16")})
     """The number format in which models are run."""
+    compile: bool = False
+    """Whether fixes that keep outputs are proven under `torch.compile` as well."""
     seed: int = 0
     """The seed of every random draw."""
     timeout: float = field(default=120.0, metadata={"above": 0})

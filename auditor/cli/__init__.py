@@ -10,7 +10,7 @@ import click
 
 from auditor import __version__
 
-COMMANDS = ("audit", "baseline", "check", "config", "new-rule", "rule", "rules", "test-rules")
+COMMANDS = ("audit", "baseline", "check", "config", "new-rule", "rule", "rules", "test-rules", "verify")
 
 
 def main() -> None:

@@ -21,12 +21,13 @@ from auditor.cli.running import Progress, complaining, finish, fix_mode, formats
     metavar="SPEC",
     help="An input, such as 2x3x32x32, tokens:2x16:0-100 or mask=bool:2x16; repeat for several.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, mps (default: cpu).")
+@click.option("--device", help="cpu, cuda, cuda:1, mps, or all for a proof on every one (default: cpu).")
 @click.option(
     "--dtype",
     type=click.Choice(("float32", "float64", "bfloat16", "float16")),
     help="Number format (default: float32).",
 )
+@click.option("--compile", is_flag=True, default=None, help="Prove fixes under torch.compile as well.")
 @click.option("--seed", type=int, help="Seed of every random draw (default: 0).")
 @click.option(
     "--timeout",
@@ -54,7 +55,7 @@ def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: P
     """
     from auditor import pipeline
 
-    running = {name: options.pop(name) for name in ("device", "dtype", "seed", "timeout", "memory")}
+    running = {name: options.pop(name) for name in ("device", "dtype", "compile", "seed", "timeout", "memory")}
     places = tuple(target.partition("::")[0] for target in targets)
     nearest = nearest_settings(options, start=start_of(places), **running)
     settings = nearest.settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.finding import Finding, Location, Problem, merge, to_json
 from auditor.rule import Rule
-from auditor.settings import Settings
+from auditor.settings import ALL, Settings
 from auditor.static.check import chosen_rules, drop_symptoms
 from auditor.static.files import display
 
@@ -69,6 +69,7 @@ def audit_file(
     """
     from auditor.dynamic.target import find_targets
 
+    settings = settings.override(device="cpu") if settings.device == ALL else settings
     if reason := unusable(settings.device):
         return Audit(problems=[Problem(display(spec.partition("::")[0]), reason, "name another one with `--device`")])
     progress(f"importing {spec}")

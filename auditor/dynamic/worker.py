@@ -30,6 +30,7 @@ from typing import IO, Any
 OPERATIONS = {
     "audit": "auditor.dynamic.service:audit",
     "validate": "auditor.fix.service:validate",
+    "devices": "auditor.fix.service:devices",
 }
 START_SECONDS = 180.0
 TICK = 0.05

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-VERSION = 1
+if TYPE_CHECKING:
+    from auditor.fix.claims import Claim
+
+VERSION = 2
 VERDICTS = ("validated", "refused", "unchecked")
+FILE = Path(__file__).parent.parent / "certificate.schema.json"
+"""The schema as it is shipped: `make schema` writes it, tests/fix/test_certificate.py keeps it in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +25,7 @@ class ClaimResult:
 
     `before` and `after` are the figures measured; for an equal-claim `after` is the largest relative difference and
     `before` 0. `tolerance` is what the difference was held against. `already`: what should improve was so before the
-    fix and still is.
+    fix and still is. `kind`, `options`: the claim as `Claim.from_json` reads it, so that it can be checked again.
     """
 
     claim: str
@@ -28,6 +36,13 @@ class ClaimResult:
     tolerance: float | None = None
     detail: str = ""
     already: bool = False
+    kind: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, claim: Claim, holds: bool | None, **figures: Any) -> ClaimResult:
+        """The result of checking `claim`."""
+        return cls(claim.text, claim.must, holds, **figures, **claim.to_json())
 
     def __post_init__(self) -> None:
         for side in ("before", "after"):
@@ -44,6 +59,11 @@ class ClaimResult:
 class Certificate:
     """A fix and its proof. `verdict`: all claims held (`validated`), one failed (`refused`), or one could not be
     checked (`unchecked`); `reason` says which. Times in seconds, memory in bytes, both of one forward and backward.
+
+    `how`: a fix of `source`, whose unified diff is `diff`, from a text with the SHA-256 `hash_before` to one with
+    `hash_after`; or of a model in `memory`, where `diff` says what was done to which layer. `modules`: paths
+    of the layers concerned. `given`: the input specifications of the command line. `compiled`: whether outputs were
+    compared under torch.compile as well.
     """
 
     code: str
@@ -56,7 +76,13 @@ class Certificate:
     claims: tuple[ClaimResult, ...] = ()
     verdict: str = "unchecked"
     reason: str = ""
+    how: str = "source"
+    modules: tuple[str, ...] = ()
+    hash_before: str = ""
+    hash_after: str = ""
     inputs: str = ""
+    given: tuple[str, ...] = ()
+    compiled: bool = False
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
@@ -80,6 +106,7 @@ class Certificate:
         """Plain data for `json.dumps`, keys always in the order of the schema."""
         data = asdict(self)
         data["claims"] = [asdict(result) for result in self.claims]
+        data["modules"], data["given"] = list(self.modules), list(self.given)
         data["versions"] = dict(sorted(self.versions.items()))
         return {name: data[name] for name in schema()["properties"]}
 
@@ -90,7 +117,13 @@ class Certificate:
             raise ValueError(f"certificate of version {data.get('version')!r}: this one reads version {VERSION}")
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
         known["claims"] = tuple(ClaimResult.from_json(result) for result in data["claims"])
+        known |= {name: tuple(data[name]) for name in ("modules", "given")}
         return cls(**known)
+
+
+def content_hash(text: str) -> str:
+    """SHA-256 of a file's text, whatever its newlines."""
+    return hashlib.sha256("\n".join(text.splitlines()).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def verdict(results: Sequence[ClaimResult]) -> tuple[str, str]:
@@ -127,6 +160,8 @@ def schema() -> dict[str, Any]:
         "tolerance": {**number, "description": "what the figure was held against"},
         "detail": text,
         "already": {"type": "boolean", "description": "what should improve was so before, and still is"},
+        "kind": {**text, "description": "the claim's kind, and with which options it was checked"},
+        "options": {"type": "object"},
     }
     properties: dict[str, Any] = {
         "version": {"const": VERSION},
@@ -135,9 +170,15 @@ def schema() -> dict[str, Any]:
         "path": {**text, "description": "file, as the user named it"},
         "row": {"type": "integer", "minimum": 0},
         "title": {**text, "description": "what the fix does"},
-        "diff": {**text, "description": "unified diff of the fix"},
+        "diff": {**text, "description": "unified diff of the fix; of one in memory, what was done to which layer"},
+        "how": {"enum": ["source", "memory"]},
+        "modules": {"type": "array", "items": text, "description": "paths of the layers concerned"},
+        "hash_before": {**text, "description": "SHA-256 of the file's text, newlines as \\n, before the fix"},
+        "hash_after": {**text, "description": "and after it"},
         "target": {**text, "description": "the model that was run"},
         "inputs": {**text, "description": "what it was called with"},
+        "given": {"type": "array", "items": text, "description": "input specifications of the command line"},
+        "compiled": {"type": "boolean", "description": "outputs were compared under torch.compile as well"},
         "claims": {"type": "array", "items": _object(result)},
         "verdict": {"enum": list(VERDICTS)},
         "reason": text,
@@ -164,3 +205,12 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def main() -> None:
+    """Write the shipped schema."""
+    FILE.write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,17 +124,25 @@ class Comparison:
             raise _BeforeFails(stage)
         return stage
 
-    def runs(self, dtype: str, claim: Claim, rows: Sequence[str]) -> tuple[list[Pair], list[str]]:
+    def runs(
+        self, dtype: str, claim: Claim, rows: Sequence[str], compiled: bool = False
+    ) -> tuple[list[Pair], list[str]]:
         """Both models on each kind of row, and the rows on which the model before the fix does not run."""
         gradients = _key(claim) in self.with_gradients
         layers = claim.kind == "layer_outputs"
-        key = (dtype, _key(claim), tuple(rows), gradients, layers)
+        key = (dtype, _key(claim), tuple(rows), gradients, layers, compiled)
         if key not in self.pairs:
-            self.pairs[key] = self._runs(self.stage(dtype), claim, rows, gradients, layers)
+            self.pairs[key] = self._runs(self.stage(dtype), claim, rows, gradients, layers, compiled)
         return self.pairs[key]
 
     def _runs(
-        self, stage: Stage, claim: Claim, rows: Sequence[str], gradients: bool, layers: bool
+        self,
+        stage: Stage,
+        claim: Claim,
+        rows: Sequence[str],
+        gradients: bool,
+        layers: bool,
+        compiled: bool = False,
     ) -> tuple[list[Pair], list[str]]:
         mode, seed, random = claim.option("mode", "train"), claim.option("seed", 0), claim.option("random", True)
         pairs: list[Pair] = []
@@ -145,10 +154,11 @@ class Comparison:
                 continue
             options: dict[str, Any] = {
                 "mode": mode, "seed": seed, "gradients": gradients, "layers": layers, "random": random,
+                "compiled": compiled,
             }  # fmt: skip
             try:
                 model = stage.old.fresh()
-                with _Precision(stage):
+                with contextlib.nullcontext() if compiled else _Precision(stage):
                     old = run(model, _copies(arguments), **options)
             except Exception as error:  # whatever user code raises
                 first_reason = first_reason or reason_of(error)
@@ -156,7 +166,7 @@ class Comparison:
                 continue
             try:
                 model = stage.new.fresh()
-                with _Precision(stage):
+                with contextlib.nullcontext() if compiled else _Precision(stage):
                     pairs.append(Pair(row, old, run(model, _copies(arguments), **options)))
             except Exception as error:  # whatever user code raises
                 pairs.append(Pair(row, old, None, reason_of(error)))
@@ -306,7 +316,7 @@ def _result(
             "tolerance": worst.tolerance,
             **figures,
         }
-    return ClaimResult(claim.text, claim.must, holds, detail=detail, **figures)
+    return ClaimResult.of(claim, holds, detail=detail, **figures)
 
 
 # The claims ----------------------------------------------------------------------------------------------------------
@@ -346,6 +356,20 @@ def _stays_equal(comparison: Comparison, claim: Claim) -> ClaimResult:
         if not worst.excess <= 1:
             break
         first = pairs
+    if (
+        comparison.before.compiled
+        and worst is not None
+        and worst.excess <= 1
+        and claim.kind in ("outputs", "gradients")
+    ):
+        try:
+            pairs, _ = comparison.runs(asked, claim, ("given", "normal"), compiled=True)
+        except _BeforeFails as failure:
+            return _result(claim, None, worst, f"under torch.compile the model before does not run: {failure}")
+        found = _worst(comparison, claim, asked, pairs, first)
+        if found is not None:
+            details.append(f"compiled {asked}: {_figure(found.error)}")
+            worst = found if found.excess > worst.excess else worst
     assert worst is not None
     return _result(claim, worst.excess <= 1, worst, "; ".join(details))
 

@@ -139,7 +139,7 @@ def _attempt(claim: Claim, bench: Bench) -> Measure | str:
 
 def _result(claim: Claim, holds: bool | None, old: Measure | str, new: Measure | str, detail: str) -> ClaimResult:
     before, after = (side.value if isinstance(side, Measure) else side for side in (old, new))
-    return ClaimResult(claim.text, claim.must, holds, before, after, detail=detail)
+    return ClaimResult.of(claim, holds, before=before, after=after, detail=detail)
 
 
 # Running --------------------------------------------------------------------------------------------------------------

@@ -31,12 +31,12 @@ from auditor.fix.claims import Claim
 from auditor.fix.edit import Edit, Fix
 from auditor.fix.engine import Refusal, is_allowed, tries
 from auditor.fix.methods import edit_methods
-from auditor.fix.service import costs, versions
+from auditor.fix.service import available_devices, costs, versions
 from auditor.fix.surgery import Surgery
 from auditor.fix.trial import Subject, dtype_of
 from auditor.fix.validate import validate
 from auditor.rule import Rule
-from auditor.settings import Settings
+from auditor.settings import ALL, Settings
 from auditor.static.check import check_text, chosen_rules, drop_symptoms
 from auditor.static.files import display
 
@@ -87,8 +87,9 @@ def rewrite(
     taken for that of training. `select`, `ignore`: codes or names of rules, as on the command line. `unsafe=False`
     leaves out what may change what was meant (another normalisation, other initial weights, another rate).
 
-    Every change is validated by running the model before and after it on `device` in `dtype` ("float32", "bfloat16",
-    …; by default those of the model), in float64 first, and with `compile` also under `torch.compile`. What breaks a
+    Every change is validated by running the model before and after it on `device` ("all": on the CPU and every kind of
+    accelerator there is) in `dtype` ("float32", "bfloat16", …; by default those of the model), in float64 first, and
+    with `compile` also under `torch.compile`. What breaks a
     claim is not made; its certificate says which claim, and by how much. The copy has the device, dtype and mode of
     the original. Problems of single rules are warnings.
 
@@ -104,12 +105,15 @@ def rewrite(
     try:
         make, log = _source(model, as_inputs(inputs), seed)
         first = make(seed)
-        settings = settings.override(device=device or _device_of(first), dtype=dtype or _dtype_name(first))
+        settings = settings.override(dtype=dtype or _dtype_name(first), compile=compile)
+        devices = available_devices() if device == ALL else [device or _device_of(first)]
         if not isinstance(getattr(torch, settings.dtype, None), torch.dtype):
             raise ValueError(f"unknown dtype {settings.dtype!r}: float64, float32, bfloat16 or float16")
-        if reason := unusable(settings.device):
-            raise ValueError(reason)
-        work = _Work(make, log, as_inputs(inputs), rules, settings, unsafe, compile, progress)
+        for place in devices:
+            if reason := unusable(place):
+                raise ValueError(reason)
+        settings = settings.override(device=devices[0])
+        work = _Work(make, log, as_inputs(inputs), rules, settings, devices, unsafe, progress)
         work.run()
         return Rewriting(work.build(seed), [*work.certificates, *work.refusals])
     finally:
@@ -126,12 +130,12 @@ class _Work:
         inputs: Any,
         rules: Sequence[Rule],
         settings: Settings,
+        devices: Sequence[str],
         unsafe: bool,
-        compile: bool,
         progress: Callable[[str], None],
     ) -> None:
         self.make, self.log, self.inputs, self.rules, self.settings = make, log, inputs, rules, settings
-        self.unsafe, self.compile, self.progress = unsafe, compile, progress
+        self.devices, self.unsafe, self.progress = devices, unsafe, progress
         self.by_code = {rule.code: rule for rule in rules}
         self.name = type(make(settings.seed)).__name__
         self.steps: list[Step] = []
@@ -257,7 +261,7 @@ class _Work:
         """What a run shows after these steps, made together and accepted; or why they are refused."""
         self.progress("proving " + ", ".join(dict.fromkeys(step.finding.code for step in steps)))
         try:
-            made = self._prove(steps)
+            made = [certificate for device in self.devices for certificate in self._prove(steps, device)]
         except ValueError as error:  # changes that can be made alone, but not together
             return str(error)
         refused = next((certificate for certificate in made if not certificate.accepted), None)
@@ -275,11 +279,12 @@ class _Work:
         self.refusals = [one for one in self.refusals if (one.code, one.row) not in {(c, at.row) for c, at in mended}]
         return captured, after
 
-    def _prove(self, steps: Sequence[Step]) -> list[Certificate]:
+    def _prove(self, steps: Sequence[Step], device: str) -> list[Certificate]:
         settings = self.settings
         axis = getattr(self.inputs, "batch_axis", None) or 0
         options: dict[str, Any] = {
-            "device": settings.device, "dtype": settings.dtype, "seed": settings.seed, "batch_axis": axis,
+            "device": device, "dtype": settings.dtype, "seed": settings.seed, "batch_axis": axis,
+            "compiled": settings.compile,
         }  # fmt: skip
 
         before = Subject(self.build, self.inputs, **options)
@@ -291,7 +296,7 @@ class _Work:
         )
         claims = list(dict.fromkeys(claim for step in steps for claim in _claims(step.fix)))
         results = validate(before, after, claims)
-        measured = {"versions": versions(), **costs(before, "before"), **costs(after, "after")}
+        measured = {"versions": versions(), "device": device, **costs(before, "before"), **costs(after, "after")}
         changes = self.apply(self.build(settings.seed), steps, self.steps)
         made = []
         for step, done in zip(steps, changes, strict=True):
@@ -309,7 +314,11 @@ class _Work:
         reason: str,
         **further: Any,
     ) -> Certificate:
+        further.setdefault("device", self.settings.device)
         return Certificate(
+            how="memory",
+            modules=finding.modules,
+            compiled=self.settings.compile,
             code=finding.code,
             name=finding.name,
             path=finding.location.path,
@@ -318,7 +327,6 @@ class _Work:
             diff="".join(f"{change}\n" for change in changes),
             target=self.name,
             inputs=getattr(self.inputs, "description", ""),
-            device=self.settings.device,
             dtype=self.settings.dtype,
             seed=self.settings.seed,
             verdict=decided,

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from auditor.finding import Finding
-from auditor.fix.certificate import Certificate, ClaimResult, failed_claim, verdict
+from auditor.fix.certificate import Certificate, ClaimResult, content_hash, failed_claim, verdict
 from auditor.fix.claims import Claim
 from auditor.fix.engine import Verdict, unified_diff
-from auditor.settings import Settings
+from auditor.settings import ALL, Settings
 from auditor.static.source import Source
 
 # Sends one operation to the child process; raises WorkerError when the child dies of it.
@@ -34,6 +34,15 @@ class Prover:
         self.inputs = list(inputs)
         self.certificates: list[Certificate] = []
         self.refusals: list[Certificate] = []
+        self._devices: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that every fix is put to the test on."""
+        if not self._devices:
+            every = self.settings.device == ALL
+            self._devices = tuple(self.ask("devices")["devices"]) if every else (self.settings.device,)
+        return self._devices
 
     def judge(self, before: str, after: str, group: Sequence[Finding]) -> Verdict:
         """All claims of all fixes of `group`, made together, on every model concerned."""
@@ -42,14 +51,22 @@ class Prover:
         source = Source(self.path, before)
         concerned = {id(finding): self._models(finding, source) for finding in group}
         proofs = {
-            name: self._prove(name, before, after, _claims(f for f in group if name in concerned[id(f)]))
+            (name, device): self._prove(
+                name, device, before, after, _claims(f for f in group if name in concerned[id(f)])
+            )
             for name in sorted({name for names in concerned.values() for name in names})
+            for device in self.devices
         }
-        diff = unified_diff(self.path, before, after)
+        texts = {
+            "diff": unified_diff(self.path, before, after),
+            "hash_before": content_hash(before),
+            "hash_after": content_hash(after),
+        }
         made = [
-            self._certificate(finding, name, proofs.get(name), diff)
+            self._certificate(finding, name, device, proofs.get((name, device)), texts)
             for finding in group
             for name in concerned[id(finding)] or [""]
+            for device in self.devices
         ]
         refused = next((certificate for certificate in made if not certificate.accepted), None)
         if refused is not None:
@@ -67,7 +84,7 @@ class Prover:
             return known
         return [record["name"] for record in self.records if set(around) & set(record["classes"])]
 
-    def _prove(self, name: str, before: str, after: str, claims: Sequence[Claim]) -> Mapping[str, Any]:
+    def _prove(self, name: str, device: str, before: str, after: str, claims: Sequence[Claim]) -> Mapping[str, Any]:
         """What the child measured for these claims on the model called `name`."""
         from auditor.dynamic.worker import WorkerError
 
@@ -80,16 +97,19 @@ class Prover:
                 target=name,
                 configured=dict(self.settings.targets),
                 input=self.inputs,
-                device=self.settings.device,
+                device=device,
+                compile=self.settings.compile,
                 dtype=self.settings.dtype,
                 seed=self.settings.seed,
                 claims=[claim.to_json() for claim in claims],
             )
         except WorkerError as error:
-            failed = [ClaimResult(claim.text, claim.must, None, detail=str(error)) for claim in claims]
+            failed = [ClaimResult.of(claim, None, detail=str(error)) for claim in claims]
             return {"results": [asdict(result) for result in failed]}
 
-    def _certificate(self, finding: Finding, model: str, proof: Mapping[str, Any] | None, diff: str) -> Certificate:
+    def _certificate(
+        self, finding: Finding, model: str, device: str, proof: Mapping[str, Any] | None, texts: Mapping[str, str]
+    ) -> Certificate:
         assert finding.fix is not None
         claimed = {claim.text for claim in (*finding.fix.keeps, *finding.fix.gains)}
         record: dict[str, Any] = {
@@ -98,9 +118,12 @@ class Prover:
             "path": self.path,
             "row": finding.location.row,
             "title": finding.fix.title,
-            "diff": diff,
+            **texts,
             "target": model,
-            "device": self.settings.device,
+            "modules": finding.modules,
+            "given": tuple(self.inputs),
+            "compiled": self.settings.compile,
+            "device": device,
             "dtype": self.settings.dtype,
             "seed": self.settings.seed,
         }

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from auditor.dynamic.capture import reason_of
 from auditor.dynamic.inputs import Inputs
+from auditor.dynamic.service import unusable
 from auditor.dynamic.target import Target, find_targets
 from auditor.fix.certificate import ClaimResult
 from auditor.fix.claims import Claim
@@ -30,7 +31,8 @@ def validate(payload: Mapping[str, Any], progress: Callable[[str], None] = lambd
 
     Both get the same inputs: those of `input`, else those found for the model before, or, where the fix claims to make
     a model run that did not, for the model after. Other keys of `payload`:
-    `configured` (settings of the targets), `device`, `dtype`, `seed`, `moved` (old to new names of moved parameters).
+    `configured` (settings of the targets), `device`, `dtype`, `seed`, `compile` (compare under torch.compile too),
+    `moved` (old to new names of moved parameters).
     The result has `results` (one per claim, see ClaimResult) and, where the models ran, `inputs`, `versions`,
     `seconds_before`, `seconds_after`, `memory_before`, `memory_after`.
     """
@@ -43,7 +45,11 @@ def validate(payload: Mapping[str, Any], progress: Callable[[str], None] = lambd
     new, reason = _target(payload, "after")
     if new is None:
         return _unanimous(claims, False, f"the model after the fix cannot be built: {reason}")
-    options = {"device": payload.get("device", "cpu"), "dtype": payload.get("dtype", "float32")}
+    options: dict[str, Any] = {
+        "device": payload.get("device", "cpu"),
+        "dtype": payload.get("dtype", "float32"),
+        "compiled": bool(payload.get("compile", False)),
+    }
     seed = int(payload.get("seed", 0))
     try:
         inputs = _inputs(old, new, payload.get("input") or (), seed, claims)
@@ -88,8 +94,18 @@ def _builder(target: Target) -> Callable[[int], Any]:
     return lambda seed: target.factory()  # the subject seeds before it builds
 
 
+def devices(payload: Mapping[str, Any], progress: Callable[[str], None] = lambda message: None) -> dict[str, Any]:
+    """The devices that `--device all` stands for: the CPU, and every kind of accelerator torch can use here."""
+    return {"devices": available_devices()}
+
+
+def available_devices() -> list[str]:
+    """ "cpu", and "cuda" and "mps" where they work."""
+    return ["cpu", *(device for device in ("cuda", "mps") if not unusable(device))]
+
+
 def _unanimous(claims: Sequence[Claim], holds: bool | None, detail: str) -> dict[str, Any]:
-    return {"results": [asdict(ClaimResult(claim.text, claim.must, holds, detail=detail)) for claim in claims]}
+    return {"results": [asdict(ClaimResult.of(claim, holds, detail=detail)) for claim in claims]}
 
 
 def versions() -> dict[str, str]:

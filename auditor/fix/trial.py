@@ -27,7 +27,7 @@ class Subject:
     """One side of a comparison: `build` makes the model from a seed, `inputs` is what it is called with.
 
     `batch_axis`: the axis of the inputs that samples lie on. `derive`: makes this side from a model of the other one,
-    in place, where the fix is one of models rather than of source.
+    in place, where the fix is one of models rather than of source. `compiled`: compare under torch.compile too.
     """
 
     build: Callable[[int], nn.Module]
@@ -37,6 +37,7 @@ class Subject:
     seed: int = 0
     batch_axis: int = 0
     derive: Callable[[nn.Module], Any] | None = None
+    compiled: bool = False
 
     def make(self, dtype: str = "", device: str = "") -> nn.Module:
         """The model in its initial state, in train mode, on `device` in `dtype` (default: those asked for)."""
@@ -96,11 +97,13 @@ def run(
     gradients: bool = False,
     layers: bool = False,
     random: bool = True,
+    compiled: bool = False,
 ) -> Run:
     """One forward of `model` (which it may change) in `mode`, random operations seeded.
 
     Gradients are those of the outputs contracted with fixed N(0, 1) cotangents, with respect to parameters (by name)
-    and inputs (`"inputs.0"`). `random=False` switches dropout off. Raises what the model raises.
+    and inputs (`"inputs.0"`). `random=False` switches dropout off. `compiled` runs it through torch.compile, random
+    numbers those of eager code. Raises what the model raises.
     """
     model.train(mode == "train")
     if not random:
@@ -121,12 +124,22 @@ def run(
             stack.enter_context(_layer_hooks(model, seen))
         if not random:
             stack.enter_context(NoDropout())
-        outputs = dict(flatten(model(*passed[0], **passed[1]), "output"))
+        call = stack.enter_context(_compiled(model)) if compiled else model
+        outputs = dict(flatten(call(*passed[0], **passed[1]), "output"))
     found: dict[str, torch.Tensor | None] = {}
     if gradients:
         found = _backward(model, sources, outputs)
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     return Run({name: _detached(value) for name, value in outputs.items()}, found, seen, buffers)
+
+
+@contextlib.contextmanager
+def _compiled(model: nn.Module) -> Iterator[Any]:
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    with inductor.patch(fallback_random=True), torch.compiler.set_stance("default"):
+        yield torch.compile(model)
 
 
 def _backward(

@@ -67,8 +67,8 @@ def test_verdict(results: list[ClaimResult], expected: str, reason: str) -> None
 
 
 def test_other_versions_and_verdicts_are_refused() -> None:
-    with pytest.raises(ValueError, match="certificate of version 2"):
-        Certificate.from_json({**certificate().to_json(), "version": 2})
+    with pytest.raises(ValueError, match="certificate of version 1"):
+        Certificate.from_json({**certificate().to_json(), "version": 1})
     with pytest.raises(ValueError, match="unknown verdict 'perhaps'"):
         certificate(verdict="perhaps")
     assert certificate(verdict="validated").accepted
