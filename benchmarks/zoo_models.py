@@ -86,6 +86,7 @@ SMALL: tuple[tuple[str, int], ...] = (
     (r"head_dim$|kv_channels|qk_rope|qk_nope|v_head", 16),
     (r"q_lora_rank|kv_lora_rank", 16),
     (r"num_(local_|routed_)?experts$|n_routed_experts|moe_num_experts", 4),
+    (r"experts_per_tok|top_?k", 2),
     (r"intermediate|ffn_dim|d_ff|n_inner|feed_?forward|mlp_dim|ffn", 64),
     (r"hidden_size|d_model|n_embd|embed_dim|embedding_size|model_dim|^dim$|projection_dim|hidden_dim$", 64),
     (r"max_position|n_positions|max_seq|max_source|max_target|n_ctx", 64),
@@ -189,6 +190,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# Names of classes that are parts of models: nobody audits them alone, and their inputs have no meaning of their own.
+PARTS = (
+    r"^_|Block|Layers?$|Attention|Head|Norm|Emb|Wrapper|Bottleneck|Estimator|Processor|Scale|Bias|Proj|Mixin|Loss|Feed"
+)
+
+
 def _classes(*modules: str) -> Callable[[], Iterator[str]]:
     """The modules that classes of these packages or modules define, one per class, with a forward of their own."""
 
@@ -207,7 +214,7 @@ def _classes(*modules: str) -> Callable[[], Iterator[str]]:
                     if inspect.isclass(value)
                     and issubclass(value, nn.Module)
                     and value.__module__ == part
-                    and not key.startswith("_")
+                    and not re.search(PARTS, key)
                     and value.forward is not nn.Module.forward
                 )
 
@@ -261,7 +268,9 @@ def _limit(model: nn.Module) -> None:
         raise TooLarge(f"{count:,} parameters")
 
 
-WANT_TORCHVISION = ("timm", "vit-pytorch", "denoising-diffusion", "segmentation-models", "perceiver", "x-transformers")
+WANT_TORCHVISION = (
+    "timm", "vit-pytorch", "denoising-diffusion", "segmentation-models", "perceiver", "x-transformers", "pytorchcv",
+)  # fmt: skip
 
 Source = tuple[Callable[[], Iterator[str]], Callable[[str], nn.Module]]
 SOURCES: dict[str, Source] = {

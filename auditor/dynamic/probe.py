@@ -35,6 +35,7 @@ LARGE_SAMPLE = 50_000  # elements above which the small batch is used
 LONG_SEQUENCE = 64  # tokens, likewise
 COLLAPSE_SUSPECT = 1e-3  # between-sample share at the head below which it is measured again after the steps
 SPIKE_MINIMUM = 64  # elements below which a weight's mean says nothing
+AT_ONCE = 1 << 18  # elements converted to double at a time
 ROW_TOLERANCE = 1e-5  # of the longest row
 WEIGHT_LAYERS = (nn.Linear, _ConvNd, nn.RNNBase, nn.RNNCellBase)
 # Where functional dropouts take their rate.
@@ -417,8 +418,8 @@ def sens(tensor: torch.Tensor, batch: int, axis: int | None = None) -> float | N
         return None
     mean = samples.mean(dim=0, dtype=torch.float64)
     spread = energy = 0.0
-    for sample in samples:  # one at a time: a double copy of all of them may be large
-        wide = sample.double()
+    for part in samples.split(max(1, AT_ONCE // max(1, samples[0].numel()))):  # a double copy of all may be large
+        wide = part.to(torch.float64, copy=True)
         energy += float(torch.linalg.vector_norm(wide)) ** 2
         spread += float(torch.linalg.vector_norm(wide.sub_(mean))) ** 2
     return spread / energy if energy > 0 else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 import sys
 from collections import OrderedDict, defaultdict
@@ -148,7 +147,7 @@ class _ContainerState:
     """A list, set or dict and what was in it."""
 
     def __init__(self, container: Any) -> None:
-        self.container, self.held = container, copy.copy(container)
+        self.container, self.held = container, container.copy()
 
     def restore(self) -> None:
         self.container.clear()
