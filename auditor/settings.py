@@ -78,6 +78,12 @@ class Settings:
     """Whether fixes that keep outputs are proven under `torch.compile` as well."""
     seed: int = 0
     """The seed of every random draw."""
+    batch_size: int = field(default=0, metadata={"minimum": 0})
+    """The batch size that models are trained with, on one device: inferred inputs get it, and rules on BatchNorm judge
+    it. 0: not known."""
+    weights: str = ""
+    """A file of weights (`.safetensors`, or what `torch.save` wrote) that every audited model is loaded with, relative
+    to the folder in which auditor is run."""
     timeout: float = field(default=120.0, metadata={"above": 0})
     """Time limit for each target, in seconds."""
     memory: float = field(default=8.0, metadata={"above": 0})

@@ -228,10 +228,13 @@ def _at(path: Path, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _run(fixture: Fixture, rules: Sequence[Rule], text: str | None = None) -> tuple[list[Finding], list[str]]:
-    """The findings and the problems of all dynamic checks on all models of the file, in this process."""
+    """The findings and the problems of all dynamic checks on all models of the file, in this process; loaded with the
+    weights of the file's name, if there are any beside it."""
     from auditor.dynamic.service import audit_file
 
-    outcome = audit_file(str(fixture.path), rules, Settings(), text=text)
+    weights = fixture.path.with_suffix(".pt")
+    settings = Settings(weights=str(weights) if weights.exists() else "")
+    outcome = audit_file(str(fixture.path), rules, settings, text=text)
     return _at(fixture.path, outcome.findings), [f"{fixture}: {problem.message}" for problem in outcome.problems]
 
 

@@ -21,6 +21,18 @@ from auditor.cli.running import Progress, complaining, finish, fix_mode, formats
     metavar="SPEC",
     help="An input, such as 2x3x32x32, tokens:2x16:0-100 or mask=bool:2x16; repeat for several.",
 )
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The batch size it is trained with, on one device: given to inferred inputs, and judged.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Audit trained weights: load this file (.safetensors, .pt and the like; read with weights_only) first.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1, mps, or all for a proof on every one (default: cpu).")
 @click.option(
     "--dtype",
@@ -55,7 +67,8 @@ def audit(targets: tuple[str, ...], inputs: tuple[str, ...], certificate_file: P
     """
     from auditor import pipeline
 
-    running = {name: options.pop(name) for name in ("device", "dtype", "compile", "seed", "timeout", "memory")}
+    names = ("device", "dtype", "compile", "seed", "timeout", "memory", "batch_size", "weights")
+    running = {name: options.pop(name) for name in names}
     places = tuple(target.partition("::")[0] for target in targets)
     nearest = nearest_settings(options, start=start_of(places), **running)
     settings = nearest.settings

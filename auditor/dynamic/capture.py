@@ -231,6 +231,7 @@ class NodeFacts:
 class Capture:
     """One target, built and run. `strays`: layers that ran without being registered, per mode.
 
+    `weights`: the file of trained weights that it was loaded with, if any.
     `in_memory`: what is found will be mended on the model itself, so that code nobody here may edit matters too.
     """
 
@@ -247,6 +248,7 @@ class Capture:
     strays: dict[str, tuple[Stray, ...]] = field(default_factory=dict)
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
     in_memory: bool = False
+    weights: str = ""
     _reads: dict[str, dict[str, list[NodeFacts]]] = field(default_factory=dict, repr=False)
     _facts: dict[fx.Node, NodeFacts] = field(default_factory=dict, repr=False)
 

@@ -167,7 +167,7 @@ def _weight(
         part = nn.Parameter(fill.sample(shape, seed), requires_grad=tensor.requires_grad)
         return _Weight(part, fill.mean**2 + fill.std**2, fill)
     if tensor.numel() > REPLAYED:
-        nothing = nn.Parameter(torch.full(shape, math.nan), requires_grad=tensor.requires_grad)
+        nothing = nn.Parameter(torch.empty(0), requires_grad=tensor.requires_grad)
         return _Weight(nothing, None, reason="its initialiser has no closed form, and it is too large to run it")
     # Equal programs differ by their draw: what one gave, its rows in another order, stands in for all of them.
     key = (deferral.signature(tensor), transposed, tensor.requires_grad)

@@ -418,7 +418,9 @@ def sens(tensor: torch.Tensor, batch: int, axis: int | None = None) -> float | N
         return None
     mean = samples.mean(dim=0, dtype=torch.float64)
     spread = energy = 0.0
-    for part in samples.split(max(1, AT_ONCE // max(1, samples[0].numel()))):  # a double copy of all may be large
+    for part in torch.split(
+        samples, max(1, AT_ONCE // max(1, samples[0].numel()))
+    ):  # a double copy of all may be large
         wide = part.to(torch.float64, copy=True)
         energy += float(torch.linalg.vector_norm(wide)) ** 2
         spread += float(torch.linalg.vector_norm(wide.sub_(mean))) ** 2

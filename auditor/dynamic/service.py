@@ -21,6 +21,7 @@ Progress = Callable[[str], None]
 # Of the memory limit, what parameters may take for a model to be run: an audit holds a copy of them for restoring,
 # their gradients, and activations.
 SHARE = 1 / 4
+INITIALISATION = "INI"  # the family of rules that judge how a model starts
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ def audit_file(
     settings = settings.override(device="cpu") if settings.device == ALL else settings
     if reason := unusable(settings.device):
         return Audit(problems=[Problem(display(spec.partition("::")[0]), reason, "name another one with `--device`")])
+    if settings.weights:  # trained weights are no initialisation
+        rules = [rule for rule in rules if not rule.code.startswith(INITIALISATION)]
     progress(f"importing {spec}")
     targets, problems = find_targets(spec, settings.targets, text, settings.memory * 2**30 * SHARE)
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
@@ -108,10 +111,13 @@ def _audit_target(
             Problem(path, f"{target.name} could not be built again: {reason_of(error)}", remedy, target.row)
         )
         return
+    if settings.weights and not _loaded(target, model, settings.weights, record, found):
+        return
     given = _inputs_of(target, model, settings, inputs, record, found)
     captured = capture(
         model, given, target=target, build_log=log, device=settings.device, dtype=settings.dtype, seed=settings.seed
     )
+    captured.weights = settings.weights
     findings, problems = run_checks(captured, rules, path)
     explained = any(finding.facts.get("raises") for finding in findings)
     if not isinstance(given, LiveInputs) and not explained:
@@ -119,6 +125,23 @@ def _audit_target(
     found.findings += findings
     found.problems += problems
     record |= _how(captured, facts)
+
+
+def _loaded(target: Target, model: Any, file: str, record: dict[str, Any], found: Audit) -> bool:
+    """Load `file` into the model. What does not fit is a problem; False if nothing of it does."""
+    from auditor.dynamic.weights import WeightsError, load_into, read
+
+    path = display(target.path)
+    try:
+        fit = load_into(model, read(file))
+    except WeightsError as error:
+        found.problems.append(Problem(path, f"{target.name}: {error}", error.remedy, target.row))
+        return False
+    record |= {"weights": file, "weights_loaded": len(fit.loaded)}
+    found.problems += [
+        Problem(path, f"{target.name}: {message}", remedy, target.row) for message, remedy in fit.complaints(file)
+    ]
+    return bool(fit.loaded)
 
 
 def _record_of(target: Target, found: Audit) -> tuple[str, dict[str, Any]]:
@@ -137,7 +160,14 @@ def _inputs_of(
     from auditor.dynamic.inputs import InputError
 
     try:
-        given = target.inputs(model, list(inputs), seed=settings.seed, dtype=settings.dtype, device=settings.device)
+        given = target.inputs(
+            model,
+            list(inputs),
+            seed=settings.seed,
+            dtype=settings.dtype,
+            device=settings.device,
+            batch_size=settings.batch_size,
+        )
     except (InputError, ValueError) as error:
         remedy = f"say what it is called with: `--input 2x3x32x32`, or `input` in [tool.auditor.targets.{target.name}]"
         found.problems.append(Problem(display(target.path), f"{target.name}: {error}", remedy, target.row))
@@ -156,6 +186,11 @@ def _audit_large(
     from auditor.dynamic.twin import twin_of
 
     path, record = _record_of(target, found)
+    if settings.weights:
+        remedy = "raise the limit with `--memory`, if this machine has more"
+        problem = f"{target.name} is too large for the memory limit: its weights cannot be loaded"
+        found.problems.append(Problem(path, problem, remedy, target.row))
+        return
     try:
         model, log, deferral = target.build_deferred(settings.seed)
         given = _inputs_of(target, model, settings, inputs, record, found)

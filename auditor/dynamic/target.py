@@ -74,14 +74,15 @@ class Target:
         seed: int = 0,
         dtype: str = "float32",
         device: str = "cpu",
+        batch_size: int = 0,
     ) -> Inputs:
         """What to call `model` (as built by `build`) with.
 
         In this order: `given`, the target's configured input, a hook (`example_inputs` of the model or its module,
         `example_input_array`, `dummy_inputs`), inference. Raises ValueError for a bad specification, InputError when
-        nothing is found.
+        nothing is found. Inferred inputs have `batch_size` samples, if that is given.
         """
-        from auditor.dynamic.inputs import parse
+        from auditor.dynamic.inputs import parse, rebatched
         from auditor.dynamic.inputs.infer import from_hooks, infer
 
         spec = given or self.input
@@ -90,6 +91,8 @@ class Target:
             return parse(spec).make(seed=seed, dtype=dtype, device=device)
         hooked = from_hooks(model, self.module, seed) if not self.large else None
         found = hooked or infer(model, seed=seed, hints=_shapes(self.module), device="meta" if self.large else "cpu")
+        if batch_size and found.source == "inferred":
+            return rebatched(found, batch_size, seed=seed, dtype=dtype, device=device)
         return found.to(device, dtype)
 
 

@@ -1,8 +1,8 @@
 """A BatchNorm whose running statistics are never updated.
 
 ## What it finds
-A BatchNorm of the running model with `momentum=0`, and one that counts training batches while its running mean and
-variance still are 0 and 1.
+A BatchNorm of the running model with `momentum=0`, and one that counts training batches, or was loaded with trained
+weights, while its running mean and variance still are 0 and 1.
 
 ## Why it matters
 In training it normalises by the batch, in evaluation by a mean of 0 and a variance of 1 that have nothing to do with
@@ -78,6 +78,8 @@ def never_updated(capture: Capture) -> Iterator[Finding]:
             batches = int(norm.num_batches_tracked)
             message = _message(f"after {batches} training batches they still are those of construction")
             yield rule.finding(facts, message, modules=[path], batches=batches)
+        elif capture.weights:
+            yield rule.finding(facts, _message(f"in {capture.weights} they are those of construction"), modules=[path])
 
 
 def _uses_batch(node: NodeFacts) -> bool:

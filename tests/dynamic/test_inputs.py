@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from auditor.dynamic.inputs import InputError, Inputs, Leaf, describe, from_tensors, parse
+from auditor.dynamic.inputs import InputError, Inputs, Leaf, describe, from_tensors, parse, rebatched
 from auditor.dynamic.inputs.guesses import first_weighted
 from auditor.dynamic.inputs.infer import from_hooks, infer
 
@@ -449,3 +449,13 @@ def test_leaf_prints_as_it_is_read() -> None:
     for leaf in (Leaf("float", (2, 3)), Leaf("int64", (2,), 1.0, 4.0), Leaf("float", (), 0.0, 0.5)):
         assert parse(str(leaf)).args == (leaf,)
     assert isinstance(parse("2x3").make(), Inputs)
+
+
+def test_a_batch_size_replaces_ours() -> None:
+    inputs = parse("tokens:4x16:100;mask=bool:4x16;scale=3x4").make(source="inferred")
+    assert inputs.batch is None  # `scale` has no sample axis
+    assert rebatched(inputs, 2) is inputs
+    inputs = parse("tokens:4x16:100;mask=bool:4x16").make(source="inferred")
+    changed = rebatched(inputs, 2)
+    assert (changed.description, changed.batch, changed.source) == ("tokens:2x16:100;mask=bool:2x16", 2, "given")
+    assert changed.args[0].shape == (2, 16)

@@ -191,6 +191,23 @@ class Inputs:
         return replace(self, args=tree_map(move, self.args), kwargs=tree_map(move, self.kwargs))
 
 
+def rebatched(inputs: Inputs, size: int, *, seed: int = 0, dtype: str = "float32", device: str = "cpu") -> Inputs:
+    """The same inputs with `size` samples, which somebody chose; as they are where the batch axis is not known."""
+    spec, axis = inputs.spec, inputs.batch_axis
+    if spec is None or axis is None or inputs.batch is None:
+        return inputs
+
+    def resized(item: Item) -> Item:
+        if isinstance(item, Group):
+            return replace(item, items=tuple((name, resized(part)) for name, part in item.items))
+        if not isinstance(item, Leaf) or len(item.shape) <= axis or item.shape[axis] != inputs.batch:
+            return item
+        return replace(item, shape=(*item.shape[:axis], size, *item.shape[axis + 1 :]))
+
+    changed = Spec(tuple(map(resized, spec.args)), {name: resized(item) for name, item in spec.kwargs.items()})
+    return changed.make(seed=seed, dtype=dtype, device=device, source="given", batch_axis=axis)
+
+
 def common_size(shapes: Sequence[tuple[int, ...]], axis: int | None) -> int | None:
     """The size along `axis` that all shapes with such an axis share, or None."""
     sizes = {shape[axis] for shape in shapes if len(shape) > axis} if axis is not None else set()
