@@ -225,6 +225,21 @@ def find_rule(rules: Iterable[Rule], code_or_name: str) -> Rule | None:
     return None
 
 
+def names_of(rules: Iterable[Rule]) -> list[str]:
+    """Everything that a comment or a selector can call these rules."""
+    return [name for rule in rules for name in (rule.code, rule.name)]
+
+
+def close_name(word: str, known: Sequence[str]) -> str:
+    """The code or name that `word` may have been meant for; empty for none."""
+    import difflib
+
+    for spelling in (word.upper(), word.lower().replace("_", "-")):
+        if close := difflib.get_close_matches(spelling, known, 1):
+            return close[0]
+    return ""
+
+
 def choose(rules: Sequence[Rule], select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
     """Rules picked by `select` and not by `ignore`; the longer selector wins (`--select MOD --ignore MOD00`).
 
@@ -233,13 +248,8 @@ def choose(rules: Sequence[Rule], select: Sequence[str], ignore: Sequence[str]) 
     """
     for selector in (*select, *ignore):
         if not any(matches(selector, rule) for rule in rules):
-            import difflib
-
-            known = [rule.code for rule in rules] + [rule.name for rule in rules] + ["ALL"]
-            close = difflib.get_close_matches(selector.upper(), known, 1) or difflib.get_close_matches(
-                selector, known, 1
-            )
-            hint = f"; did you mean {close[0]!r}?" if close else "; `auditor rules` lists them all"
+            close = close_name(selector, [*names_of(rules), "ALL"])
+            hint = f"; did you mean {close!r}?" if close else "; `auditor rules` lists them all"
             raise ValueError(f"unknown rule {selector!r}{hint}")
     chosen = []
     for rule in rules:

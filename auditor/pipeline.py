@@ -69,7 +69,7 @@ def check_paths(
         for result in check.check_files(of_group, own, progress):
             if result.findings:
                 content = files.read(result.path)
-                _mend(result, content, files.decode(content), [], report, own, mode)
+                _mend(result, content, files.text_of(result.path, content), [], report, own, mode)
             _note(result, report)
     report.sort()
     scope.narrow(report)
@@ -81,7 +81,7 @@ def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) ->
     rules = check.rules_for(name, settings, check.chosen_rules(settings))
     report = Report(files=1, rules=rules, problems=check.rule_problems(settings))
     try:
-        text = files.decode(content)
+        text = files.text_of(name, content)
     except (ValueError, SyntaxError, LookupError) as error:
         report.problems.append(Problem(name, f"cannot be decoded: {error}"))
         return report, content
@@ -95,7 +95,7 @@ def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) ->
         return report, content
     from auditor.fix.write import encode
 
-    return report, encode(content, mended)
+    return report, encode(content, files.content_of(name, content, mended))
 
 
 def audit_targets(
@@ -180,7 +180,7 @@ def _mend(
         outcome = fix_text(result.path, text, rules, unsafe=mode.unsafe, judge=judge, seen=seen)
         report.refused += outcome.refused
         if outcome.text != text:
-            report.changes.append(unified_diff(result.path, text, outcome.text))
+            report.changes.append(unified_diff(result.path, *map(files.shown, (text, outcome.text))))
         if outcome.text != text and mode.diff:
             report.diffs.append(report.changes[-1])
         elif outcome.text != text:
@@ -188,8 +188,8 @@ def _mend(
                 from auditor.fix.write import WriteError, replace_file
 
                 try:
-                    replace_file(result.path, content, outcome.text)
-                except WriteError as error:
+                    replace_file(result.path, content, files.content_of(result.path, content, outcome.text))
+                except (WriteError, ValueError) as error:
                     report.changes.pop()
                     report.problems.append(Problem(result.path, str(error)))
                     result.findings = offer(found, text, rules, result.path, mode.text_edits, report.problems)
@@ -214,6 +214,13 @@ def _audit_spec(
     worker: Worker, spec: str, settings: Settings, mode: FixMode, inputs: list[str], report: Report, facts: bool
 ) -> None:
     """Add what one target gives to `report`: its file read, its models run, its fixes proven and made."""
+    place = spec.partition("::")[0]
+    if files.is_notebook(place):
+        remedy = (
+            "`auditor check` reads notebooks; to run its models, `jupyter nbconvert --to script` makes a module of it"
+        )
+        report.problems.append(Problem(files.display(place), "a notebook is no module that could be run", remedy))
+        return
     seen = _run(worker, spec, settings, inputs, facts=facts)
     report.problems += seen.problems
     report.silenced += seen.silenced
@@ -246,7 +253,7 @@ def _audit_spec(
             return verdict
 
         content = files.read(path)
-        _mend(result, content, files.decode(content), here, report, settings, mode, judge)
+        _mend(result, content, files.text_of(path, content), here, report, settings, mode, judge)
         report.certificates += prover.certificates
         report.refused_certificates += prover.refusals
     _note(result, report)
@@ -292,6 +299,6 @@ def _run(
 
 def _text_of(path: str) -> str:
     try:
-        return files.decode(files.read(path))
+        return files.text_of(path, files.read(path))
     except (OSError, ValueError, SyntaxError, LookupError):
         return ""  # a file that cannot be read has no comment to silence a finding

@@ -36,6 +36,7 @@ class HasLocation(Protocol):
     def location(self) -> Location: ...
 
 
+CommentCheck = Callable[["Source", Sequence[Finding], "Sequence[Rule]"], Iterable[Finding]]
 StaticCheck = Callable[["Source"], Iterable[Finding]]
 DynamicCheck = Callable[["Capture"], Iterable[Finding]]
 FixFunction = Callable[["Source", Finding], "Edit | Sequence[Edit] | Fix | None"]
@@ -82,6 +83,7 @@ class Rule:
         self.runs_model = False
         self.fixes = False
         self.static_check: StaticCheck | None = None
+        self.comment_check: CommentCheck | None = None
         self.dynamic_check: DynamicCheck | None = None
         self.fix_function: FixFunction | None = None
         self.rewrite_function: RewriteFunction | None = None
@@ -122,6 +124,12 @@ class Rule:
     def static(self, check: StaticCheck) -> StaticCheck:
         """Decorator: the check that reads source."""
         self.static_check, self.reads_source = check, True
+        return check
+
+    def comments(self, check: CommentCheck) -> CommentCheck:
+        """Decorator: the check of the comments that silence findings. It is given what they silenced, and the rules
+        that could have been silenced in this file, and runs when all other checks of the file are done."""
+        self.comment_check, self.reads_source = check, True
         return check
 
     def dynamic(self, check: DynamicCheck) -> DynamicCheck:
@@ -235,6 +243,13 @@ class Rule:
                     location=_in_file(finding.location, source.path),
                     notes=tuple(replace(note, location=_in_file(note.location, source.path)) for note in finding.notes),
                 )
+
+    def read_comments(self, source: Source, silenced: Sequence[Finding], active: Sequence[Rule]) -> Iterator[Finding]:
+        """Findings of the check of comments."""
+        check = self.loaded().comment_check
+        if check is not None:
+            for finding in check(source, silenced, active):
+                yield replace(finding, location=_in_file(finding.location, source.path))
 
     def run(self, capture: Capture) -> Iterator[Finding]:
         """Findings of the dynamic check."""

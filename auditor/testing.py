@@ -61,6 +61,11 @@ class Fixture:
         path = self.path.with_name(self.path.name.replace("bad", "fixed", 1))
         return path if self.kind == "bad" and path.exists() else None
 
+    @property
+    def applied(self) -> tuple[Rule, ...]:
+        """The rules with which the text is mended: the fixture's own, but all where it is about what comments silence."""
+        return (self.rule,) if self.rule.comment_check is None else self.rules
+
     def expected(self, half: str) -> set[Place]:
         """What the `static` or `dynamic` half of the rules must find. Raises ValueError for an unknown code.
 
@@ -75,8 +80,8 @@ class Fixture:
                         raise ValueError(f"{self}:{row}: expects {code!r}, which is no rule")
                     if code == self.rule.code and self.kind == "fixed":
                         continue
-                    check = codes[code].static_check if half == "static" else codes[code].dynamic_check
-                    if match["half"] == f"-{half}" or (match["half"] is None and check is not None):
+                    checked = codes[code].reads_source if half == "static" else codes[code].runs_model
+                    if match["half"] == f"-{half}" or (match["half"] is None and checked):
                         found.add((row, code))
         return found
 
@@ -141,7 +146,7 @@ def exact_fix(fixture: Fixture) -> Iterator[str]:
     assert fixture.fixed is not None
     wanted = fixture.fixed.read_text(encoding="utf-8")
     failures: list[Problem] = []
-    found = check_text(str(fixture.path), fixture.text, [fixture.rule]).findings
+    found = check_text(str(fixture.path), fixture.text, fixture.applied).findings
     offer(found, fixture.text, [fixture.rule], str(fixture.path), problems=failures)
     yield from (f"{fixture}:{failure.row}: {failure.message}" for failure in failures)
     mended = _mend(fixture, fixture.text)
@@ -149,7 +154,7 @@ def exact_fix(fixture: Fixture) -> Iterator[str]:
         yield f"{fixture}: the fix makes something else of it:\n{unified_diff(fixture.fixed.name, wanted, mended)}"
         return
     ast.parse(mended)
-    left = check_text(str(fixture.path), mended, [fixture.rule]).findings
+    left = check_text(str(fixture.path), mended, fixture.applied).findings
     if any(finding.code == fixture.rule.code and finding.fix for finding in left):
         yield f"{fixture}: the fix leaves a finding that it could mend"
     if _mend(fixture, mended) != mended:
@@ -242,7 +247,7 @@ def _mend(fixture: Fixture, text: str) -> str:
     """The text after all fixes of the fixture's rule, static and dynamic findings alike."""
     seen = _run(fixture, fixture.rules, text)[0] if fixture.rule.dynamic_check else []
     seen = [finding for finding in seen if finding.code == fixture.rule.code]
-    return fix_text(str(fixture.path), text, [fixture.rule], unsafe=True, seen=seen).text
+    return fix_text(str(fixture.path), text, fixture.applied, unsafe=True, seen=seen).text
 
 
 def _refusal(fixture: Fixture, after: str) -> str:
@@ -253,7 +258,7 @@ def _refusal(fixture: Fixture, after: str) -> str:
 
     path, rule = str(fixture.path), fixture.rule
     audit = audit_file(path, [rule], Settings())
-    found = merge([*check_text(path, fixture.text, [rule]).findings, *_at(fixture.path, audit.findings)])
+    found = merge([*check_text(path, fixture.text, fixture.applied).findings, *_at(fixture.path, audit.findings)])
     group = [finding for finding in offer(found, fixture.text, [rule], path) if finding.fix]
     if not group:
         return "nothing is found that the rule has a fix for"

@@ -31,7 +31,7 @@ def test_metadata(rule: Rule) -> None:
     assert rule.summary
     assert rule.summary[0].islower() or rule.summary.split()[0].isupper() or "`" in rule.summary.split()[0]
     assert not rule.summary.endswith(".")
-    assert rule.static_check or rule.dynamic_check
+    assert rule.static_check or rule.dynamic_check or rule.comment_check
     assert all(code in BY_CODE or re.fullmatch(r"[A-Z]{3}\d{3}", code) for code in rule.yields_to)
     if rule.fix_function is not None:
         assert rule.keeps or rule.gains
@@ -52,7 +52,7 @@ def test_examples(rule: Rule) -> None:
     """The example is flagged, the remedy is not."""
     compile(example(rule, "Example"), "example", "exec")
     compile(example(rule, "Use instead"), "remedy", "exec")
-    if rule.static_check is not None:
+    if rule.reads_source:
         found = check_text("example.py", example(rule, "Example"), RULES).findings
         assert rule.code in {finding.code for finding in found}
         left = check_text("remedy.py", example(rule, "Use instead"), [rule]).findings

@@ -94,6 +94,12 @@ def remove(statement: ast.stmt) -> Edit:
     return _edit("remove", statement)
 
 
+def replace_text(row: int, start: int, end: int, code: str) -> Edit:
+    """Put `code` in place of the characters `start` to `end` (from 0) of a line: for comments, which are no nodes. A
+    line of which nothing is left goes away. Such edits are made apart from all others."""
+    return Edit("text", (row, start), (row, end), code)
+
+
 def add_import(module: str, name: str = "") -> Edit:
     """Make sure that the file has `import module`, or `from module import name`."""
     return Edit("import", (0, 0), (0, 0), module, name)

@@ -76,6 +76,8 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     edits = tuple(dict.fromkeys(edits))
     if not edits:
         return text
+    if any(edit.op == "text" for edit in edits):
+        return _with_texts(text, edits)
     _refuse_contradictions(edits)
     bom, body = (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
     try:
@@ -92,6 +94,19 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
         raise EditError(f"the edited file would not parse: {error}") from error
     rewriter.refuse_unplaced()
     return bom + result
+
+
+def _with_texts(text: str, edits: Sequence[Edit]) -> str:
+    """`text` with pieces of its lines replaced, from the last to the first."""
+    if any(edit.op != "text" for edit in edits):
+        raise EditError("comments are edited apart from code")
+    lines = text.splitlines(keepends=True)
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+        line = lines[edit.start[0] - 1]
+        new = line[: edit.start[1]] + edit.code + line[edit.end[1] :]
+        body, end = new.rstrip(), new[len(new.rstrip("\r\n")) :]
+        lines[edit.start[0] - 1] = body + end if body else ""
+    return "".join(lines)
 
 
 def text_edits(text: str, new_text: str) -> list[dict[str, Any]]:

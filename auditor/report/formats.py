@@ -58,9 +58,15 @@ class Style:
 def render(report: Report, name: str, style: Style) -> Iterator[str]:
     """The lines of `report` in the format called `name`, columns counted in characters."""
     from auditor.report.texts import Texts
+    from auditor.static.files import is_notebook
 
     texts = Texts(report.texts)
     shown = replace(report, findings=[texts.in_characters(finding) for finding in report.findings])
+    if any(is_notebook(path) for path in report.sources):
+        from auditor.report.cells import by_cell, problem_by_cell
+
+        shown.findings = [by_cell(finding, texts, name) for finding in shown.findings]
+        shown.problems = [problem_by_cell(problem, texts) for problem in report.problems]
     if name == "text" or style.statistics:
         from auditor.report import text
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from auditor.finding import Finding, Location, Problem
 from auditor.report import Report
+from auditor.report.texts import notebook_cell
 
 
 def render(report: Report) -> str:
@@ -25,7 +26,7 @@ def _problem_record(problem: Problem) -> dict[str, Any]:
     return {
         "code": None,
         "message": problem.message,
-        "filename": problem.path,
+        **_place(problem.path),
         "location": {"row": problem.row or 1, "column": 1},
         "end_location": {"row": problem.row or 1, "column": 1},
         "severity": "error",
@@ -42,14 +43,14 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "code": finding.code,
         "name": finding.name,
         "message": finding.message,
-        "filename": location.path,
+        **_place(location.path),
         **_range(location),
         "severity": str(finding.severity),
         "seen": list(finding.seen),
         "modules": list(finding.modules),
         "models": list(finding.models),
         "notes": [
-            {"message": note.message, "filename": note.location.path, **_range(note.location)} for note in finding.notes
+            {"message": note.message, **_place(note.location.path), **_range(note.location)} for note in finding.notes
         ],
         "facts": figures(finding.facts),
         "fix": fix
@@ -61,6 +62,12 @@ def finding_record(finding: Finding) -> dict[str, Any]:
             "gains": [claim.text for claim in fix.gains],
         },
     }
+
+
+def _place(path: str) -> dict[str, Any]:
+    """The file; in a notebook, the cell too."""
+    file, cell = notebook_cell(path)
+    return {"filename": file, "cell": cell} if cell else {"filename": file}
 
 
 def figures(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,15 @@ class Texts(dict[str, list[str]]):
         super().__init__({path: text.split("\n") for path, text in (given or {}).items()})
 
     def __missing__(self, path: str) -> list[str]:
+        file, cell = notebook_cell(path)
+        if cell:
+            from auditor.static.notebook import cells_of
+
+            lines = cells_of(self[file]).get(cell, [])
+            self[path] = lines
+            return lines
         try:
-            lines = files.decode(files.read(path)).split("\n")
+            lines = files.text_of(path, files.read(path)).split("\n")
         except (OSError, ValueError, SyntaxError, LookupError):
             lines = []  # what is said of the file is said without its text
         self[path] = lines
@@ -44,6 +51,12 @@ class Texts(dict[str, list[str]]):
         return replace(
             location, column=_characters(start, location.column), end_column=_characters(end, location.end_column)
         )
+
+
+def notebook_cell(path: str) -> tuple[str, int]:
+    """`net.ipynb:cell 3` → (`net.ipynb`, 3); any other path → (path, 0)."""
+    file, _, cell = path.rpartition(":cell ")
+    return (file, int(cell)) if file.endswith(".ipynb") and cell.isdigit() else (path, 0)
 
 
 def _characters(line: str, column: int) -> int:

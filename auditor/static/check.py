@@ -51,7 +51,7 @@ def rule_problems(settings: Settings) -> list[Problem]:
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
     """The findings of `rules` in `text`. A syntax error is a problem of the result, not an exception."""
-    return _read(path, text, _triggers(tuple(rules)).wanted(text.encode("utf-8", "surrogatepass")), module)
+    return _read(path, text, _triggers(tuple(rules)).wanted(text.encode("utf-8", "surrogatepass")), rules, module)
 
 
 @functools.lru_cache(maxsize=4)
@@ -59,7 +59,8 @@ def _triggers(rules: tuple[Rule, ...]) -> Triggers:
     return Triggers(rules)
 
 
-def _read(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
+def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], module: str = "") -> FileResult:
+    """The findings of `rules`, which are those of `active` that can have any in this text."""
     result = FileResult(path)
     if not rules:
         return result
@@ -87,6 +88,11 @@ def _read(path: str, text: str, rules: Sequence[Rule], module: str = "") -> File
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)
+    of_comments = [item for rule in rules for item in rule.read_comments(source, result.silenced, active)]
+    if of_comments:
+        kept, dropped = suppress.split(of_comments, text)
+        result.findings = sorted([*result.findings, *kept], key=lambda f: f.sort_key)
+        result.silenced += dropped
     return result
 
 
@@ -116,15 +122,19 @@ def check_file(path: str, settings: Settings, rules: Sequence[Rule]) -> FileResu
     shown = files.display(path)
     try:
         content = files.read(path)
+        script = files.text_of(path, content) if files.is_notebook(path) else None
+        if script is not None:  # the JSON around it escapes what triggers look for
+            content = script.encode("utf-8", "surrogatepass")
         wanted = rules_for(path, settings, _triggers(tuple(rules)).wanted(content))
+        active = rules_for(path, settings, rules) if wanted else ()
         if not wanted:
             return FileResult(shown)
-        text = files.decode(content)
+        text = files.decode(content) if script is None else script
     except OSError as error:
         return _unreadable(shown, error.strerror or str(error))
     except (ValueError, SyntaxError, LookupError) as error:
         return _unreadable(shown, f"cannot be decoded: {error}")
-    return _read(shown, text, wanted)
+    return _read(shown, text, wanted, active)
 
 
 def _unreadable(path: str, reason: str) -> FileResult:

@@ -13,7 +13,7 @@ from auditor.finding import Problem
 if TYPE_CHECKING:
     from auditor.settings import Nearest
 
-SUFFIXES = (".py", ".pyi")
+SUFFIXES = (".py", ".pyi", ".ipynb")
 
 
 def discover(paths: Sequence[str], nearest: Nearest) -> tuple[list[str], list[Problem]]:
@@ -106,6 +106,38 @@ def read(path: str) -> bytes:
     """A file's bytes; OSError if it cannot be read."""
     with open(path, "rb") as file:
         return file.read()
+
+
+def is_notebook(path: str) -> bool:
+    return path.endswith(".ipynb")
+
+
+def text_of(path: str, content: bytes) -> str:
+    """The Python text of a file: what `decode` makes of its bytes, or the script of a notebook. Raises ValueError
+    (SyntaxError, LookupError) for content that has none."""
+    if is_notebook(path):
+        from auditor.static.notebook import Notebook
+
+        return Notebook(content).text
+    return decode(content)
+
+
+def content_of(path: str, content: bytes, text: str) -> str:
+    """What the file is to hold so that its Python text is `text`; `content` is what it holds."""
+    if is_notebook(path):
+        from auditor.static.notebook import Notebook
+
+        return Notebook(content).with_script(text)
+    return text
+
+
+def shown(text: str) -> str:
+    """The text as its author knows it: what only IPython understands is behind placeholders in a notebook's script."""
+    if "#%# " not in text:
+        return text
+    from auditor.static.notebook import restored
+
+    return restored(text)
 
 
 def decode(content: bytes) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from auditor.finding import Finding
 
@@ -40,3 +41,55 @@ def _names(finding: Finding, codes: str | None) -> bool:
         return True
     wanted = {code.strip().lower() for code in re.split(r"[,\s]+", codes)}
     return finding.code.lower() in wanted or finding.name in wanted
+
+
+# The comments themselves ---------------------------------------------------------------------------------------------
+
+
+class Suppression(NamedTuple):
+    """One comment that silences what it names. `codes`: each with the columns, in characters, where it stands."""
+
+    row: int
+    start: int
+    end: int
+    codes: tuple[tuple[str, int, int], ...]
+    whole_file: bool
+    ours: bool
+    """Whether only auditor reads it: `# auditor: …`, not `# noqa`."""
+
+
+def comments(text: str) -> list[Suppression]:
+    """The comments of `text` that name what they silence, in order; what looks like one inside a string is none."""
+    found = []
+    for row, column, comment in _tokens(text):
+        for pattern, whole_file, ours in ((_FILE, True, True), (_IGNORE, False, True), (_NOQA, False, False)):
+            match = re.search(pattern, comment)
+            if match is None or not match["codes"]:
+                continue
+            base = column + match.start("codes")
+            codes = tuple(
+                (word[0], base + word.start(), base + word.end()) for word in re.finditer(r"[\w-]+", match["codes"])
+            )
+            start = column + comment.rindex("#", 0, match.start("codes"))
+            found.append(Suppression(row, start, column + match.end(), codes, whole_file, ours))
+            break
+    return found
+
+
+def _tokens(text: str) -> Iterator[tuple[int, int, str]]:
+    """(row, column in characters, text) of every comment."""
+    import io
+    import tokenize
+
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.start[1], token.string
+    except (tokenize.TokenError, SyntaxError):
+        return  # such a file is a problem of its own
+
+
+def silences(suppression: Suppression, code: str, finding: Finding) -> bool:
+    """Whether this comment, by this code or name, silences the finding."""
+    rows = (finding.location.row, finding.location.end_row or finding.location.row)
+    return _names(finding, code) and (suppression.whole_file or suppression.row in rows)
