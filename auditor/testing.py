@@ -63,7 +63,7 @@ class Fixture:
 
     @property
     def applied(self) -> tuple[Rule, ...]:
-        """The rules with which the text is mended: the fixture's own, but all where it is about what comments silence."""
+        """The rules that mend the text: the fixture's own, but all where it is about what comments silence."""
         return (self.rule,) if self.rule.comment_check is None else self.rules
 
     def expected(self, half: str) -> set[Place]:
