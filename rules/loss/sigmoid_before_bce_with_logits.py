@@ -34,15 +34,14 @@ from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import loss_floor, parameters, ranking, repeatable
-from auditor.fix.edit import Edit, replace
+from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule
 from auditor.static.facts.endings import Ending
-from auditor.static.facts.losses import fed_with, loss_calls, used_otherwise, without
-from auditor.static.facts.values import RESHAPING
+from auditor.static.facts.losses import fed_with, handing_over, loss_calls
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
-    from auditor.dynamic.capture import Capture, NodeFacts
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -72,16 +71,12 @@ def squashed_twice(source: Source) -> Iterator[Finding]:
 @rule.dynamic
 def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
     """A chain sigmoid → loss in the recorded forward, with nothing but rearrangements in between."""
-    mode = "train" if capture.nodes("train") else "eval"
-    for loss in capture.calls_to(mode, FUNCTION):
-        node: NodeFacts | None = loss.inputs[0] if loss.inputs else None
-        while node is not None and node.operation in RESHAPING | {"getitem"} and node.inputs:
-            node = node.inputs[0]
-        if node is not None and node.operation == "sigmoid":
-            layer = capture.modules[node.module]
-            in_chain = layer.parent and capture.modules[layer.parent].kind == "torch.nn.Sequential"
-            where = layer if in_chain and layer.kind in SIGMOID.layers else node
-            yield rule.finding(where, MESSAGE, modules=[node.module], notes=[Note(loss.location, "the loss")])
+    from auditor.dynamic.losses import fed_in_the_run, place_of
+
+    for loss, given in fed_in_the_run(capture, FUNCTION):
+        if given.operation == "sigmoid":
+            where = place_of(capture, given, SIGMOID.layers)
+            yield rule.finding(where, MESSAGE, modules=[given.module], notes=[Note(loss.location, "the loss")])
 
 
 @rule.fix(
@@ -93,9 +88,4 @@ def squashed_in_forward(capture: Capture) -> Iterator[Finding]:
 def hand_over_logits(source: Source, finding: Finding) -> Edit | None:
     """The sigmoid's input in its place; an `nn.Identity` for a layer of a Sequential, so that no layer changes name."""
     call = source.node_at(finding.location, ast.Call)
-    if not isinstance(call, ast.Call):
-        return None
-    if source.layer_kind(call) in SIGMOID.layers:
-        return replace(call, f"{ast.unparse(call.func).rpartition('.')[0] or 'torch.nn'}.Identity()")
-    text = without(source, call)
-    return replace(call, text) if text is not None and not used_otherwise(source, call, finding.notes) else None
+    return handing_over(source, call, SIGMOID, finding.notes) if isinstance(call, ast.Call) else None

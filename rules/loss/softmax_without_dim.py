@@ -1,8 +1,8 @@
 """Softmax without a `dim`.
 
 ## What it finds
-`F.softmax`, `F.log_softmax`, `F.softmin` and their layers without `dim`. An error where the input surely has three
-axes, advice otherwise.
+`F.softmax`, `F.log_softmax`, `F.softmin` and their layers without `dim`. An error where the input has three axes, by
+the source or in a run, advice otherwise.
 
 ## Why it matters
 Without `dim`, torch guesses from the number of axes: axis 0 for one or three axes, axis 1 otherwise. A tensor of shape
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, repeatable, samples_independent, shapes
@@ -35,6 +36,9 @@ from auditor.fix.edit import Applicability, Fix, set_argument
 from auditor.rule import Category, Rule
 from auditor.static.facts.axis_counts import axis_count
 from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -61,6 +65,20 @@ def axis_left_out(source: Source) -> Iterator[Finding]:
             yield rule.finding(call, WRONG if certain else GUESSED, severity=severity)
 
 
+@rule.dynamic
+def guessed_in_the_run(capture: Capture) -> Iterator[Finding]:
+    """A call whose `dim` was None, with the number of axes that its input had."""
+    mode = "eval" if capture.nodes("eval") else "train"
+    for call in capture.calls_to(mode, *FUNCTIONS):
+        if call.argument("dim", 1) is None and call.shape is not None and call.location.path:
+            layer = capture.modules[call.module]
+            where = layer if layer.kind in LAYERS else call
+            certain = len(call.shape) == 3
+            severity = Severity.ERROR if certain else Severity.INFO
+            message = WRONG if certain else GUESSED
+            yield rule.finding(where, message, severity=severity, modules=[call.module], axes=len(call.shape))
+
+
 def _axes(source: Source, call: ast.Call) -> int | None:
     """The number of axes that a functional softmax surely gets."""
     if not source.is_any(call.func, *FUNCTIONS):
@@ -78,6 +96,7 @@ def name_the_axis(source: Source, finding: Finding) -> Fix | None:
     """The last axis in place of the batch; the axis that torch takes already where the input has two."""
     call = source.node_at(finding.location, ast.Call)
     axes = _axes(source, call) if isinstance(call, ast.Call) else None
+    axes = finding.facts.get("axes", axes)
     if not isinstance(call, ast.Call) or axes not in (2, 3):
         return None
     edits = (set_argument(call, "dim", "1" if axes == 2 else "-1"),)

@@ -29,15 +29,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import finite, gradients, outputs, parameters
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
-from auditor.static.facts.logarithms import argument_of, is_guarded, is_one, kind_of
-from auditor.static.facts.losses import operand
+from auditor.static.facts.logarithms import argument_of, fused, is_guarded, is_one, kind_of, overflows
 from auditor.static.facts.spelling import spelled
 from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -66,9 +69,22 @@ def two_steps(source: Source) -> Iterator[Finding]:
         kind = kind_of(source, inner) if inner is not None else ""
         if kind and not is_guarded(source, call):
             yield _finding(call, kind)
+    for call in source.calls_named("log1p"):
+        if overflows(source, call):
+            yield _finding(call, "softplus")
     for node in source.tree.all(ast.BinOp):
         if isinstance(node.op, ast.Sub) and is_one(node.right) and argument_of(source, node.left, "exp") is not None:
             yield _finding(node, "expm1")
+
+
+@rule.dynamic
+def two_steps_in_the_run(capture: Capture) -> Iterator[Finding]:
+    """A logarithm of the result of such a call, wherever the two were written."""
+    from auditor.dynamic.logarithms import unfused_logarithms
+
+    for node, kind in unfused_logarithms(capture):
+        name, reason = INSTEAD[kind]
+        yield rule.finding(node, f"{reason}; `{name}` is exact", modules=[node.module], kind=kind)
 
 
 def _finding(node: ast.expr, kind: str) -> Finding:
@@ -84,19 +100,11 @@ def _finding(node: ast.expr, kind: str) -> Finding:
     gains=[finite(dtype="float32", idempotent=True)],
 )
 def fuse(source: Source, finding: Finding) -> list[Edit] | None:
-    """`log_softmax` or `logsigmoid` of the same operand, where the whole pattern is one expression. The others round
-    differently, by design, and are left to the user."""
-    node = source.node_at(finding.location, ast.Call)
-    inner = argument_of(source, node, "log") if isinstance(node, ast.Call) else None
+    """The fused function of the same operand, where the whole pattern is one expression."""
     kind = str(finding.facts.get("kind"))
-    if not isinstance(node, ast.Call) or not isinstance(inner, ast.Call) or kind not in ("softmax", "sigmoid"):
+    node = source.node_at(finding.location, ast.BinOp if kind == "expm1" else ast.Call)
+    code = fused(source, node, kind) if isinstance(node, ast.expr) else ""
+    if node is None or not code:
         return None
-    given = operand(source, inner)
-    if given is None or any(word.arg in ("input", None) for word in inner.keywords):
-        return None
-    arguments = [ast.unparse(given)]
-    if kind == "softmax":
-        arguments += [ast.unparse(item) for item in inner.args[bool(source.resolve(inner.func)) :]]
-        arguments += [f"{word.arg}={ast.unparse(word.value)}" for word in inner.keywords]
     name, imports = spelled(source, INSTEAD[kind][0], source.function_of(node) or source.tree.root)
-    return [replace(node, f"{name}({', '.join(arguments)})"), *imports]
+    return [replace(node, f"{name}({code})"), *imports]  # type: ignore[arg-type]

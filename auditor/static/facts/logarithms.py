@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from auditor.static.facts.losses import operand
 from auditor.static.facts.values import reaching
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def kind_of(source: Source, inner: ast.expr) -> str:
     return ""
 
 
+def overflows(source: Source, call: ast.Call) -> bool:
+    """Whether a call is `log1p(exp(x))` of an `x` that nothing bounds."""
+    inner = argument_of(source, call, "log1p")
+    exponent = argument_of(source, inner, "exp") if inner is not None else None
+    return exponent is not None and not _is_bounded(exponent) and not is_guarded(source, call)
+
+
 def _method(source: Source, call: ast.Call, name: str) -> bool:
     if not isinstance(call.func, ast.Attribute) or call.func.attr != name or source.resolve(call.func):
         return False
@@ -86,3 +94,33 @@ def _is_bounded(exponent: ast.expr) -> bool:
 
 def is_one(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value in (1, 1.0) and not isinstance(node.value, bool)
+
+
+def fused(source: Source, node: ast.expr, kind: str) -> str:
+    """The arguments of the fused function that stands for `node`; "" where the pattern is not one expression."""
+    if kind == "expm1":
+        given = argument_of(source, node.left, "exp") if isinstance(node, ast.BinOp) else None
+        return ast.unparse(given) if given is not None else ""
+    inner = argument_of(source, node, "log")
+    match inner:
+        case ast.BinOp(left=left, right=right) if kind == "log1p":
+            return ast.unparse(right if is_one(left) else left)
+        case ast.Call() if kind in ("softmax", "sigmoid"):
+            return _with_axis(source, inner, operand(source, inner), kind == "softmax")
+        case ast.Call() if kind == "sum":
+            summed = operand(source, inner)
+            exponent = argument_of(source, summed, "exp") if summed is not None else None
+            code = _with_axis(source, inner, exponent, True)
+            return code if "," in code else ""  # logsumexp needs an axis
+    return ""
+
+
+def _with_axis(source: Source, call: ast.Call, given: ast.expr | None, axis: bool) -> str:
+    """The operand, and with `axis` the other arguments of the call that was applied to it."""
+    if given is None or any(word.arg in ("input", None) for word in call.keywords):
+        return ""
+    arguments = [ast.unparse(given)]
+    if axis:
+        arguments += [ast.unparse(item) for item in call.args[bool(source.resolve(call.func)) :]]
+        arguments += [f"{word.arg}={ast.unparse(word.value)}" for word in call.keywords]
+    return ", ".join(arguments)

@@ -1,4 +1,4 @@
-"""Calls of a loss, and what was applied last to the predictions they get."""
+"""Calls of a loss, what was applied last to the predictions they get, and how to hand over what it was applied to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.finding import Note
+from auditor.fix.edit import Edit, replace
 from auditor.rule import span
 from auditor.static.facts.endings import Ending, applications
 from auditor.static.facts.values import held, producers
@@ -47,7 +48,7 @@ def operand(source: Source, call: ast.Call) -> ast.expr | None:
     return given if isinstance(given, ast.expr) else None
 
 
-def used_otherwise(source: Source, call: ast.Call, notes: Sequence[Note]) -> bool:
+def _used_otherwise(source: Source, call: ast.Call, notes: Sequence[Note]) -> bool:
     """Whether a training function assigns the result of `call` and uses it for more than the losses in `notes`."""
     statement = source.statement_of(call)
     if not isinstance(statement, ast.Assign) or statement.value is not call:
@@ -62,7 +63,7 @@ def used_otherwise(source: Source, call: ast.Call, notes: Sequence[Note]) -> boo
     return bool(inside) and any(name not in given for name in after)
 
 
-def without(source: Source, call: ast.Call) -> str | None:
+def _without(source: Source, call: ast.Call) -> str | None:
     """The code of what `call` is applied to, in parentheses where its place needs them."""
     inner = operand(source, call)
     text = ast.get_source_segment(source.text, inner) if inner is not None else None
@@ -71,3 +72,12 @@ def without(source: Source, call: ast.Call) -> str | None:
     bare = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.Constant)
     alone = isinstance(source.tree.parent(call), (ast.stmt, ast.keyword)) or isinstance(inner, bare)
     return text if alone else f"({text})"
+
+
+def handing_over(source: Source, call: ast.Call, ending: Ending, notes: Sequence[Note]) -> Edit | None:
+    """The edit that takes `call`, which applies `ending` before the losses in `notes`, away: its operand in its place,
+    or an `nn.Identity` for the construction of a layer, so that no layer of a Sequential changes its name."""
+    if source.layer_kind(call) in ending.layers:
+        return replace(call, f"{ast.unparse(call.func).rpartition('.')[0] or 'torch.nn'}.Identity()")
+    text = _without(source, call)
+    return replace(call, text) if text is not None and not _used_otherwise(source, call, notes) else None
