@@ -231,7 +231,8 @@ class NodeFacts:
 class Capture:
     """One target, built and run. `strays`: layers that ran without being registered, per mode.
 
-    `weights`: the file of trained weights that it was loaded with, if any.
+    `weights`: the file of trained weights that it was loaded with, if any. `batch_size`: samples of a training step, 0
+    where no option says so.
     `in_memory`: what is found will be mended on the model itself, so that code nobody here may edit matters too.
     """
 
@@ -241,6 +242,7 @@ class Capture:
     device: str
     dtype: str
     seed: int
+    batch_size: int
     modules: dict[str, ModuleFacts]
     parameters: dict[str, ParameterFacts]
     recordings: dict[str, Recording] = field(default_factory=dict)
@@ -330,6 +332,7 @@ def capture(
     dtype: str = "float32",
     seed: int = 0,
     in_memory: bool = False,
+    batch_size: int = 0,
 ) -> Capture:
     """Run `model` once in each mode and write down what happened; model and random state are left as they were.
 
@@ -362,6 +365,7 @@ def described(
         device=device,
         dtype=dtype,
         seed=seed,
+        batch_size=batch_size,
         modules=_module_facts(model, locations),
         parameters=_parameter_facts(model, locations, build_log),
     )

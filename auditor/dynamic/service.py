@@ -114,9 +114,8 @@ def _audit_target(
     if settings.weights and not _loaded(target, model, settings.weights, record, found):
         return
     given = _inputs_of(target, model, settings, inputs, record, found)
-    captured = capture(
-        model, given, target=target, build_log=log, device=settings.device, dtype=settings.dtype, seed=settings.seed
-    )
+    options: Any = {"device": settings.device, "dtype": settings.dtype, "seed": settings.seed}
+    captured = capture(model, given, target=target, build_log=log, batch_size=settings.batch_size, **options)
     captured.weights = settings.weights
     findings, problems = run_checks(captured, rules, path)
     explained = any(finding.facts.get("raises") for finding in findings)

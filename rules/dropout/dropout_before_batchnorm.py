@@ -42,15 +42,18 @@ no harm and is never reported.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters, state_dict_keys, variance_kept
+from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.dropouts import behind, dropouts, role
+from auditor.static.facts.spelling import spelled
 from auditor.static.flow import Op
-from auditor.static.layers import BATCH_NORMS
+from auditor.static.layers import BATCH_NORMS, DROPOUTS
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
@@ -121,6 +124,19 @@ def shifted_variance(capture: Capture) -> Iterator[Finding]:
                 notes=[Note(norm.location, "the BatchNorm behind it")],
                 variance_ratio=round(ratio, 3),
             )
+
+
+@rule.fix(
+    "take the dropout out, or use it behind the last BatchNorm",
+    applicability="display-only",  # how much of its regularisation to give up is the author's choice
+    keeps=[parameters(), outputs(mode="eval")],
+)
+def take_out(source: Source, finding: Finding) -> list[Edit] | None:
+    call = source.node_at(finding.location, ast.Call)
+    if source.layer_kind(call) not in DROPOUTS or not isinstance(call, ast.Call):
+        return None
+    name, imports = spelled(source, "torch.nn.Identity", source.function_of(call) or call)
+    return [replace(call, f"{name}()"), *imports]
 
 
 @rule.rewrite(

@@ -2,8 +2,9 @@
 
 ## What it finds
 A BatchNorm that in training sees a single sample: a training loop over a DataLoader whose batch size is 1, a model
-called on `x.unsqueeze(0)` in one, or, in a run with an input that you gave, one sample or two values per channel. A
-batch of one in evaluation is fine and never reported; nor is an unknown batch size, or an inferred input.
+called on `x.unsqueeze(0)` in one; and in a run, where the training loop of the file or `--batch-size` says how many
+samples a step has, one sample or two values per channel. A batch of one in evaluation is fine and never reported; nor
+is an unknown batch size: the input that a run is given says nothing about it.
 
 ## Why it matters
 With one value per channel (N·H·W = 1) torch raises `Expected more than 1 value per channel`. With two, the outputs are
@@ -47,7 +48,7 @@ Where the loader is replaced before training, or each item is a batch. In a pret
 
 from __future__ import annotations
 
-import math
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,8 @@ from auditor.fix.edit import Edit
 from auditor.reference.normalization import group_count
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.batches import TrainingCall, batch_size, training_calls
-from auditor.static.facts.replacements import without_batch
-from auditor.static.layers import BATCH_NORMS
+from auditor.static.facts.replacements import norms_without_batch, weighted_before
+from auditor.static.layers import NN
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ def one_sample_per_step(source: Source) -> Iterator[Finding]:
         elif batch_size(source, found.loader) == 1:
             message = f"this loader trains {_model(found)}, which has BatchNorm, on batches of one sample"
             yield rule.finding(found.loader, message, notes=list(_notes(found)))
+        elif batch_size(source, found.loader) == 2 and (norm := _behind_linear(source, found)) is not None:
+            message = "batches of 2: the two values per channel become ±1 whatever they are, with no gradient"
+            yield rule.finding(found.loader, message, notes=[Note(span(norm), "the BatchNorm that gets them")])
+
+
+def _behind_linear(source: Source, found: TrainingCall) -> ast.Call | None:
+    """The first BatchNorm1d that surely normalises what a linear layer gives: one value per sample and channel."""
+    flat = [norm for norm in found.norms if source.layer_kind(norm) == NN + "BatchNorm1d"]
+    return next((norm for norm in flat if set(weighted_before(source, norm)) == {"Linear"}), None)
 
 
 def _model(found: TrainingCall) -> str:
@@ -99,43 +109,24 @@ def _notes(found: TrainingCall) -> Iterator[Note]:
 
 @rule.dynamic
 def too_few_values(capture: Capture) -> Iterator[Finding]:
-    """A BatchNorm that, on an input whose batch size somebody chose, trains on one sample or two values a channel."""
-    if not _chosen(capture):
-        return
-    for path, facts in capture.modules.items():
-        shape = facts.in_shape.get("train")
-        if facts.kind not in BATCH_NORMS or not shape or len(shape) < 2 or not _trains(capture, path):
-            continue
-        values = math.prod(shape) // shape[1]
-        samples = capture.inputs.batch_axis_size
-        few = values <= 2 and (samples is None or samples <= 2)
-        if few or (samples == 1 and shape[0] == 1):
-            message = _consequence(values, "×".join(map(str, shape)))
-            yield rule.finding(facts, message, modules=[path], values=values, samples=shape[0], raises=values == 1)
+    """A BatchNorm that a training step, of a size that somebody wrote, gives one sample or two values a channel."""
+    from auditor.dynamic.batches import trained_norms, training_batch
+
+    batch = training_batch(capture)
+    for norm in trained_norms(capture, batch) if batch is not None else ():
+        if batch is not None and (batch.samples == 1 or norm.values <= 2):
+            message = f"batches of {batch.samples}: {_consequence(norm.facts.path, norm.values)}"
+            yield rule.finding(
+                norm.where, message, modules=[norm.facts.path], values=norm.values, raises=norm.values == 1
+            )
 
 
-def _consequence(values: int, shape: str) -> str:
+def _consequence(path: str, values: int) -> str:
     if values == 1:
-        return f"training raises here: one value per channel (input {shape}) has no variance"
+        return f"training raises, since one value per channel has no variance for `{path}`"
     if values == 2:
-        return f"two values per channel (input {shape}) are normalised to ±1 whatever they are, with no gradient"
-    return f"trained on one sample at a time (input {shape}), this computes another function than in evaluation"
-
-
-def _chosen(capture: Capture) -> bool:
-    """Whether the batch size is somebody's: an input given, or an `example_inputs`; those of other libraries only show
-    shapes, and what is inferred is ours."""
-    source = getattr(capture.inputs, "source", "inferred")
-    foreign = any(hasattr(capture.model, name) for name in ("example_input_array", "dummy_inputs"))
-    return source == "given" or (source == "hook" and (hasattr(capture.model, "example_inputs") or not foreign))
-
-
-def _trains(capture: Capture, path: str) -> bool:
-    """Whether the layer computed statistics from the batch; where nothing was recorded, it is the one that raised."""
-    calls = [node for node in capture.nodes("train") if node.module == path and node.operation == "batch_norm"]
-    if calls:
-        return any(node.argument("training", 5, False) is True for node in calls)
-    return "Expected more than 1 value per channel" in capture.rungs["train"].reason
+        return f"`{path}` gets two values per channel, which become ±1 whatever they are, with no gradient"
+    return f"trained on one sample at a time, `{path}` computes another function than in evaluation"
 
 
 @rule.fix(
@@ -146,12 +137,7 @@ def _trains(capture: Capture, path: str) -> bool:
 )
 def normalise_each_sample(source: Source, finding: Finding) -> list[Edit] | None:
     """Every BatchNorm of the model is replaced; none if one cannot be."""
-    norms = tuple(call for call in source.calls_to(*BATCH_NORMS) if call.lineno == finding.location.row)
-    for found in training_calls(source):
-        if span(found.loader or found.call, finding.location.path) == finding.location:
-            norms = found.norms
-    edits = [without_batch(source, norm, group_count) for norm in norms]
-    return [edit for group in edits for edit in group] if all(edits) else None
+    return norms_without_batch(source, finding.location, group_count)
 
 
 @rule.rewrite

@@ -2,7 +2,7 @@
 
 ## What it finds
 A BatchNorm1d over all positions of what `pad_packed_sequence` gives back, also behind linear layers, activations,
-dropout and transpositions.
+dropout and transpositions; in a run, also over all positions of an embedding that has an index for padding.
 
 ## Why it matters
 The zeros behind the end of the shorter sequences are part of the mean and variance of the batch: the statistics, and
@@ -43,13 +43,21 @@ it is never reported.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import parameters, repeatable, samples_independent, shapes
+from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule, span
+from auditor.static.facts.replacements import layer_norm_over_features
 from auditor.static.flow import Op
 from auditor.static.layers import ACTIVATIONS, DROPOUTS, LINEARS, NN
 from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -62,6 +70,7 @@ rule = Rule(
 
 PADS = "torch.nn.utils.rnn.pad_packed_sequence"
 THROUGH = LINEARS | ACTIVATIONS | set(DROPOUTS) | {NN + "Identity"}
+MESSAGE = "the padding of shorter sequences enters the statistics of this BatchNorm"
 REARRANGES = frozenset({"transpose", "permute", "contiguous", "clone", "float", "to", "mT"})
 
 
@@ -75,9 +84,7 @@ def padding_in_the_statistics(source: Source) -> Iterator[Finding]:
             if op.layer is not None and padding is not None and op.layer not in seen:
                 seen.add(op.layer)
                 notes = [Note(span(padding.node), "padded here")]  # type: ignore[arg-type]
-                yield rule.finding(
-                    op.layer, "the padding of shorter sequences enters the statistics of this BatchNorm", notes=notes
-                )
+                yield rule.finding(op.layer, MESSAGE, notes=notes)
 
 
 def _padding(norm: Op) -> Op | None:
@@ -92,3 +99,23 @@ def _padding(norm: Op) -> Op | None:
             return None
         op = producer
     return None
+
+
+@rule.dynamic
+def padding_in_the_run(capture: Capture) -> Iterator[Finding]:
+    """A BatchNorm over (N, C, L) whose positions are those of a padded sequence, one by one."""
+    from auditor.dynamic.padding import padded_norms
+
+    for facts, origin in padded_norms(capture):
+        yield rule.finding(facts, MESSAGE, modules=[facts.path], notes=[Note(origin.location, "padded here")])
+
+
+@rule.fix(
+    "normalise the features of each position",
+    applicability="unsafe",
+    keeps=[parameters(), shapes(mode="eval")],
+    gains=[samples_independent(mode="train"), repeatable(mode="eval", idempotent=True)],
+)
+def per_position(source: Source, finding: Finding) -> list[Edit] | None:
+    norm = source.node_at(finding.location, ast.Call)
+    return layer_norm_over_features(source, norm) if isinstance(norm, ast.Call) else None

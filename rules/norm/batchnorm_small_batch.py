@@ -2,7 +2,7 @@
 
 ## What it finds
 A training loop over a DataLoader with a batch size of 2 to 7 that trains a model with BatchNorm, both being in the
-file. 2 and 3 are a warning, 4 to 7 advice.
+file; on the running model, also where `--batch-size` says so. 2 and 3 are a warning, 4 to 7 advice.
 
 ## Why it matters
 Mean and variance of a few samples are noise: a fixed sample's normalised values vary by 1.22 / √N from batch to batch,
@@ -47,6 +47,7 @@ mode. The size of an input given for a run is no batch size of a training, and i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import parameters, repeatable, shapes, trains_at_batch_one
@@ -54,8 +55,11 @@ from auditor.fix.edit import Edit
 from auditor.reference.normalization import group_count
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.batches import batch_size, training_calls
-from auditor.static.facts.replacements import without_batch
+from auditor.static.facts.replacements import norms_without_batch
 from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -80,11 +84,32 @@ def few_samples(source: Source) -> Iterator[Finding]:
         if found.loader is None or size is None or not 2 <= size <= NOISY or found.loader in seen:
             continue
         seen.add(found.loader)
-        severity = Severity.WARNING if size <= UNSTABLE else Severity.INFO
         model = f"`{found.owner.name}`" if found.owner is not None else "the model"
-        message = f"BatchNorm of {model} is trained on {size} samples at a time: its statistics are mostly noise"
         notes = [Note(span(found.call), "the training step"), Note(span(found.norms[0]), "the first BatchNorm")]
-        yield rule.finding(found.loader, message, severity=severity, notes=notes, samples=size)
+        yield rule.finding(found.loader, _message(model, size), severity=_severity(size), notes=notes, samples=size)
+
+
+@rule.dynamic
+def few_samples_in_a_step(capture: Capture) -> Iterator[Finding]:
+    """A BatchNorm that a training step, of a size that somebody wrote, gives two to seven samples."""
+    from auditor.dynamic.batches import trained_norms, training_batch
+
+    batch = training_batch(capture)
+    if batch is None or not 2 <= batch.samples <= NOISY:
+        return
+    size = batch.samples
+    for norm in trained_norms(capture, batch):
+        if norm.values > 2:
+            message = _message(f"`{norm.facts.path}`", size)
+            yield rule.finding(norm.where, message, severity=_severity(size), modules=[norm.facts.path], samples=size)
+
+
+def _severity(size: int) -> Severity:
+    return Severity.WARNING if size <= UNSTABLE else Severity.INFO
+
+
+def _message(model: str, size: int) -> str:
+    return f"BatchNorm of {model} is trained on {size} samples at a time: its statistics are mostly noise"
 
 
 @rule.fix(
@@ -95,8 +120,4 @@ def few_samples(source: Source) -> Iterator[Finding]:
 )
 def normalise_each_sample(source: Source, finding: Finding) -> list[Edit] | None:
     """Every BatchNorm of the model is replaced; none if one cannot be."""
-    for found in training_calls(source):
-        if found.loader is not None and span(found.loader, finding.location.path) == finding.location:
-            edits = [without_batch(source, norm, group_count) for norm in found.norms]
-            return [edit for group in edits for edit in group] if all(edits) else None
-    return None
+    return norms_without_batch(source, finding.location, group_count)

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import runs
@@ -49,6 +50,9 @@ from auditor.static.facts.norm_calls import TRACKING, NormCall, norm_calls
 from auditor.static.facts.norm_inputs import NormInput, norm_inputs
 from auditor.static.layers import CONVS, NN
 from auditor.static.source import Source
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -69,14 +73,30 @@ def other_size(source: Source) -> Iterator[Finding]:
         sizes = _sizes(source, found)
         if sizes is not None and sizes[0] != sizes[1]:
             note = Note(span(found.layers[0]), f"this gives {sizes[1]}")
-            message = (
-                f"`{found.norm.name}` is built for {sizes[0]} features, but {sizes[1]} reach it: torch raises an error"
-            )
+            message = _message(found.norm.name, *sizes)
             yield rule.finding(found.norm.call, message, notes=[note], features=sizes[0], arriving=sizes[1])
     for norm in norm_calls(source, NN + "GroupNorm"):
         groups, channels = (_number(source, norm, name) for name in ("num_groups", "num_channels"))
         if groups and channels and channels % groups:
             yield rule.finding(norm.call, f"{channels} channels cannot be divided into {groups} groups")
+
+
+@rule.dynamic
+def other_size_in_the_run(capture: Capture) -> Iterator[Finding]:
+    """The norm at which the run stopped; a BatchNorm of positions of which there happen to be as many as features."""
+    from auditor.dynamic.misfits import misfits, swapped_axes
+
+    for found in misfits(capture):
+        message = _message(found.norm.kind.rpartition(".")[2], found.features, found.arriving)
+        note = Note(found.layer.location, f"this gives {found.arriving}")
+        yield rule.finding(found.norm, message, modules=[found.norm.path], notes=[note], raises=True)
+    for facts, size in swapped_axes(capture):
+        message = f"its {size} channels are the positions of (N, L, C), not the {size} features of the layer before it"
+        yield rule.finding(facts, message, modules=[facts.path], features=size)
+
+
+def _message(name: str, features: int, arriving: int) -> str:
+    return f"`{name}` is built for {features} features, but {arriving} reach it: torch raises an error"
 
 
 def _number(source: Source, norm: NormCall, name: str) -> int | None:

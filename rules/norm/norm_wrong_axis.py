@@ -40,12 +40,16 @@ size of that axis a name of its own.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import parameters, shapes, state_dict_keys
+from auditor.fix.edit import Edit
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.norm_inputs import norm_inputs, same_number
+from auditor.static.facts.replacements import over_axis_one
 from auditor.static.layers import CONVS
 from auditor.static.source import Source
 
@@ -102,3 +106,13 @@ def _from_convolution(call: NodeFacts) -> bool:
 
 def _message(name: str) -> str:
     return f"`{name}` works on the last axis, but the channels of this convolution's output are axis 1"
+
+
+@rule.fix(
+    "move the channels last for the norm, and back",
+    applicability="display-only",  # where it does not raise, which of two functions was meant cannot be measured
+    keeps=[parameters(), state_dict_keys(), shapes(mode="eval")],
+)
+def channels_last(source: Source, finding: Finding) -> Edit | None:
+    norm = source.node_at(finding.location, ast.Call)
+    return over_axis_one(source, norm) if isinstance(norm, ast.Call) else None

@@ -49,9 +49,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import parameters, repeatable, shapes, statistics_error
+from auditor.fix.edit import Edit, insert_after, replace
 from auditor.rule import Category, Rule, span
-from auditor.static.flow import Flow, Op
-from auditor.static.layers import BATCH_NORMS, WEIGHTED
+from auditor.static.facts.shared_norms import places
+from auditor.static.layers import BATCH_NORMS
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
@@ -70,38 +72,9 @@ rule = Rule(
 @rule.static
 def behind_several_layers(source: Source) -> Iterator[Finding]:
     """A BatchNorm that one run of a forward calls directly behind different weight layers."""
-    for _, flow in source.flows_meeting(source.calls_to(*BATCH_NORMS)):
-        norms = dict.fromkeys(op.layer for op in flow.layer_ops() if op.layer_kind in BATCH_NORMS)
-        for norm in norms:
-            places = _places(source, flow, norm) if norm is not None else []
-            if norm is not None and len(places) > 1:
-                notes = [Note(span(place), "called here") for place in places if isinstance(place, ast.expr)]
-                yield rule.finding(norm, _message(len(places), "different layers"), notes=notes)
-
-
-def _places(source: Source, flow: Flow, norm: ast.Call) -> list[ast.AST]:
-    """The calls of the norm that may follow each other, each behind a weight layer of its own."""
-    found: list[Op] = []
-    for op in flow.layer_ops():
-        before = op.only_producer()
-        if op.layer is not norm or before is None or before.layer is None or before.layer_kind not in WEIGHTED:
-            continue
-        known = any(other.only_producer().layer is before.layer for other in found if other.only_producer())  # type: ignore[union-attr]
-        if not known and all(_follows(other, op) for other in found):
-            found.append(op)
-    return [op.node for op in found]
-
-
-def _follows(first: Op, then: Op) -> bool:
-    """Whether the input of `then` is computed from the output of `first`, so that both happen in one run."""
-    todo, seen = [then], {then}
-    while todo:
-        op = todo.pop()
-        if op is first:
-            return True
-        todo += [producer for producer in op.producers if producer not in seen]
-        seen |= op.producers
-    return False
+    for norm, calls in places(source):
+        notes = [Note(span(call), "called here") for call in calls]
+        yield rule.finding(norm, _message(len(calls), "different layers"), notes=notes)
 
 
 @rule.dynamic
@@ -135,3 +108,24 @@ def _message(calls: int, places: str) -> str:
         f"one BatchNorm is called {calls} times in a forward, behind {places}: its running statistics are a mixture "
         "of all of them"
     )
+
+
+@rule.fix(
+    "give each place a norm of its own",
+    applicability="unsafe",
+    keeps=[parameters(added=True), shapes(mode="eval")],
+    gains=[statistics_error(), repeatable(mode="eval", idempotent=True)],
+)
+def own_norms(source: Source, finding: Finding) -> list[Edit] | None:
+    """A copy of the construction for every place but the first, under the name with a number behind it."""
+    norm = source.node_at(finding.location, ast.Call)
+    calls = next((calls for shared, calls in places(source) if shared is norm), [])
+    statement = source.statement_of(norm) if norm is not None else None
+    match statement:
+        case ast.Assign(targets=[ast.Attribute(attr=attr)], value=value) if value is norm and calls:
+            edits = []
+            for number, call in enumerate(calls[1:], 2):
+                edits.append(replace(call.func, f"self.{attr}_{number}"))
+                edits.append(insert_after(statement, f"self.{attr}_{number} = {ast.unparse(value)}"))
+            return edits
+    return None

@@ -55,11 +55,15 @@ which torch has no SyncBatchNorm.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from auditor.finding import Finding, Note, Severity
+from auditor.fix.claims import parameters, state_dict_keys
+from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule, span
 from auditor.static.facts.batches import batch_size, training_calls
+from auditor.static.facts.spelling import spelled
 from auditor.static.facts.values import held
 from auditor.static.source import Source
 
@@ -95,3 +99,16 @@ def few_samples_per_device(source: Source) -> Iterator[Finding]:
                 )
                 notes = [Note(span(found.loader), "the batches"), Note(span(found.norms[0]), "the first BatchNorm")]
                 yield rule.finding(wrapper, message, notes=notes, samples=size)
+
+
+@rule.fix(
+    "synchronise BatchNorm between the devices",
+    applicability="display-only",  # it can be shown on several devices only
+    keeps=[parameters(), state_dict_keys()],
+)
+def synchronise(source: Source, finding: Finding) -> list[Edit] | None:
+    wrapper = source.node_at(finding.location, ast.Call)
+    if not isinstance(wrapper, ast.Call) or not wrapper.args:
+        return None
+    name, imports = spelled(source, "torch.nn.SyncBatchNorm", source.function_of(wrapper) or wrapper)
+    return [replace(wrapper.args[0], f"{name}.convert_sync_batchnorm({ast.unparse(wrapper.args[0])})"), *imports]
