@@ -46,7 +46,6 @@ conditions): there the values that stay must stay as they are.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -55,9 +54,9 @@ from auditor.fix.claims import expectation, outputs, parameters
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
 from auditor.static.facts.gating import gated
-from auditor.static.facts.masks import Mask, masks
+from auditor.static.facts.mask_scaling import CORRUPTS, drops_activations, is_scaled
+from auditor.static.facts.masks import masks
 from auditor.static.source import Source
-from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -72,54 +71,15 @@ rule = Rule(
     thresholds={"t statistic above": 6.07},
 )
 
-# Names that say dropout, and names that say that what is dropped is no activation.
-DROPS = r"(?i)drop|surviv|stochastic|shake|keep_?(prob|rate)"
-CORRUPTS = (
-    r"(?i)mask|augment|nois[ey]|corrupt|perturb|eras|cutout|token|word|label|class(?!ifier)|cond|guid|cfg|edge|node|graph"
-    r"|modal|caption|text|prompt|frame|spec"
-)
-
 
 @rule.static
 def unscaled_product(source: Source) -> Iterator[Finding]:
     """A mask that is applied in training only, by a name that says dropout, and nothing around it that scales."""
     for mask in masks(source):
-        owner = source.class_of(mask.function)
-        names = [mask.function.name, owner.name if owner is not None else ""]
-        said = [*names, mask.keep]
-        meant = any(re.search(CORRUPTS, name) for name in said) or not any(re.search(DROPS, name) for name in said)
-        if not meant and gated(source, mask.draw) and not _scales(source, mask):
+        if drops_activations(source, mask) and gated(source, mask.draw) and not is_scaled(source, mask):
             message = f"the mask keeps `{mask.keep}` of the values on average and nothing divides by it: "
             message += "the layer gives less in training than in evaluation"
             yield rule.finding(mask.product, message, keep=mask.keep)
-
-
-def _scales(source: Source, mask: Mask) -> bool:
-    """Whether anything in the function or its class may be the scaling: a division, or a product with the rate."""
-    rate = {getattr(node, "id", getattr(node, "attr", "")) for node in walk(ast.parse(mask.keep))} - {"self", ""}
-    drawn = {*walk(mask.draw), mask.product}
-    for node in walk(source.class_of(mask.function) or mask.function):
-        match node:
-            case ast.BinOp(op=ast.Div() | ast.FloorDiv()) | ast.AugAssign(op=ast.Div()):
-                return True
-            case ast.Attribute(attr=attr) if attr.startswith(("div", "true_divide", "reciprocal", "dropout")):
-                return True
-            case ast.BinOp(left=ast.Tuple() | ast.List()):  # `(1,) * (x.ndim - 1)`
-                continue
-            case (
-                ast.BinOp(op=ast.Mult())
-                | ast.AugAssign(op=ast.Mult())
-                | ast.Call(func=ast.Attribute(attr="mul" | "mul_" | "multiply"))
-            ) if node not in drawn and _mentions(node, rate):
-                return True
-    return False
-
-
-def _mentions(node: ast.AST, names: set[str]) -> bool:
-    """Whether a product has one of these names, or a number, in it."""
-    return any(
-        isinstance(item, ast.Constant) or getattr(item, "id", getattr(item, "attr", "")) in names for item in walk(node)
-    )
 
 
 @rule.dynamic
@@ -128,7 +88,7 @@ def shifted_mean(capture: Capture) -> Iterator[Finding]:
     from auditor.dynamic.expectation import expectations, product_line
 
     for layer in expectations(capture):
-        if layer.is_off and not re.search(CORRUPTS, f"{type(layer.facts.module).__name__} {layer.facts.path}"):
+        if layer.is_off and not CORRUPTS.search(f"{type(layer.facts.module).__name__} {layer.facts.path}"):
             message = (
                 f"keeps {layer.kept:.0%} of the values in training, times {layer.scale:.3g}: its mean output there "
             )
@@ -145,7 +105,7 @@ def shifted_mean(capture: Capture) -> Iterator[Finding]:
 )
 def scale(source: Source, finding: Finding) -> Edit | None:
     for mask in masks(source):
-        if mask.product.lineno == finding.location.row and not _scales(source, mask):
+        if mask.product.lineno == finding.location.row and not is_scaled(source, mask):
             keep = mask.keep if mask.keep.replace(".", "").isidentifier() else f"({mask.keep})"
             target = mask.product if isinstance(mask.product, ast.BinOp) else mask.factor
             return replace(target, f"{ast.get_source_segment(source.text, target)} / {keep}")

@@ -94,9 +94,8 @@ def written_rate(source: Source) -> Iterator[Finding]:
 
 
 def _is_meant(source: Source, rate: Rate) -> bool:
-    place = source.class_of(rate.call), source.function_of(rate.call)
-    names = [node.name for node in place if node is not None]
-    return any(re.search(MEANT, name) for name in (*names, rate.kind, *rate.names(source)))
+    around = [node.name for node in (source.class_of(rate.call), source.function_of(rate.call)) if node is not None]
+    return any(re.search(MEANT, name) for name in (*around, rate.kind, *rate.names(source)))
 
 
 def _ignored(source: Source, rate: Rate) -> bool:
@@ -123,10 +122,9 @@ def live_rate(capture: Capture) -> Iterator[Finding]:
 def _advice(rate: float, acts_on: str, width: int | None, before: tuple[float, ...] = ()) -> tuple[str, float]:
     """The message, and the advised rate nearest to what was chosen."""
     low, high = advised_range(acts_on, width)
-    place = "a linear layer" if acts_on == "linear" else acts_on
-    of_width = f" of {width} units" if width else ""
+    place = ("a linear layer" if acts_on == "linear" else acts_on) + (f" of {width} units" if width else "")
     advised = f"{low:g} to {high:g}" if low < high else f"{high:g}"
-    message = f"`p={rate:g}` on {place}{of_width}, where {advised} is advised: the noise has "
+    message = f"`p={rate:g}` on {place}, where {advised} is advised: the noise has "
     message += f"{noise_to_signal([rate]):.2g} times the power of the signal"
     if before:
         message += f", and with the dropouts before it {effective_rate([rate, *before]):.0%} are lost"

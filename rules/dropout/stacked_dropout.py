@@ -47,8 +47,7 @@ from auditor.fix.claims import distribution, outputs, parameters
 from auditor.fix.edit import Edit, replace
 from auditor.reference.dropout import effective_rate
 from auditor.rule import Category, Rule, span
-from auditor.static.facts.dropouts import Dropout, before, dropouts
-from auditor.static.facts.rates import is_literal
+from auditor.static.facts.dropouts import stacked
 from auditor.static.facts.spelling import spelled
 from auditor.static.source import Source
 
@@ -65,13 +64,11 @@ rule = Rule(
     thresholds={"effective rate above (warning)": 0.75},
 )
 
-THROUGH = ("shape", "activation", "pool")
-
 
 @rule.static
 def one_behind_the_other(source: Source) -> Iterator[Finding]:
     """A dropout every use of which gets what one other dropout left."""
-    for first, second in _pairs(source):
+    for first, second in stacked(source):
         notes = [Note(span(first.call), "the dropout before it")]
         rates = [first.rate, second.rate]
         known = [rate for rate in rates if rate is not None]
@@ -84,18 +81,6 @@ def one_behind_the_other(source: Source) -> Iterator[Finding]:
             yield rule.finding(
                 second.call, "drops again what another dropout left, with no weights in between", notes=notes
             )
-
-
-def _pairs(source: Source) -> Iterator[tuple[Dropout, Dropout]]:
-    """Each dropout with the other one that surely is before it at every use."""
-    found = dropouts(source)
-    of = {op: dropout for dropout in found for op in dropout.uses}
-    for second in found:
-        befores = [before(op, *THROUGH) for op in second.uses]
-        firsts = {of.get(op) if op is not None else None for op in befores}
-        first = firsts.pop() if len(firsts) == 1 else None
-        if first is not None and first is not second:
-            yield first, second
 
 
 def _message(rates: list[float]) -> str:
@@ -136,18 +121,14 @@ def merge(source: Source, finding: Finding) -> list[Edit] | None:
     """The effective rate in the second and an `nn.Identity` for the first: for two plain layers, used once each, with
     nothing in between."""
     call = source.node_at(finding.location, ast.Call)
-    pair = next((pair for pair in _pairs(source) if pair[1].call is call), None)
+    pair = next((pair for pair in stacked(source) if pair[1].call is call), None)
     if pair is None:
         return None
     first, second = pair
-    plain = all(item.kind == "torch.nn.Dropout" and len(item.uses) == 1 for item in pair)
-    if not plain or second.uses[0].only_producer() is not first.uses[0] or first.uses[0].only_user() is None:
+    if second.expression is None or not all(item.is_plain and item.is_written for item in pair):
         return None
-    rates = [(item.rate, item.expression) for item in pair]
-    if second.expression is None or not all(
-        rate is not None and (written is None or is_literal(written)) for rate, written in rates
-    ):
+    if second.uses[0].only_producer() is not first.uses[0] or first.uses[0].only_user() is None:
         return None
-    lost = effective_rate([rate for rate, _ in rates if rate is not None])
+    lost = effective_rate([item.rate for item in pair if item.rate is not None])
     name, edits = spelled(source, "torch.nn.Identity", source.function_of(first.call) or first.call)
     return [replace(first.call, f"{name}()"), replace(second.expression, f"{lost:.6g}"), *edits]

@@ -44,7 +44,6 @@ Where the weights are loaded from a checkpoint, or the copies are meant (a stack
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -59,8 +58,6 @@ from auditor.static.source import Source
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
-    from auditor.dynamic.observe import LayerProbe
-    from auditor.finding import Location
     from auditor.fix.surgery import Surgery
 
 rule = Rule(
@@ -87,32 +84,11 @@ def copied(source: Source) -> Iterator[Finding]:
 def equal_at_the_start(capture: Capture) -> Iterator[Finding]:
     """Random weights equal at the same place of several members of one stack."""
     from auditor.dynamic.groups import listed
+    from auditor.dynamic.twins import twins
 
-    groups: dict[tuple[str, tuple[int, ...]], list[LayerProbe]] = {}
-    for layer in capture.probe.executed:
-        place = re.sub(r"\.\d+\.|\.\d+$|^\d+\.", ".#.", f"{layer.path}.{layer.weight}", count=1)
-        if "#" in place and layer.requires_grad and not layer.zero and layer.dup_before < 0.5:
-            groups.setdefault((place, layer.shape), []).append(layer)
-    reported: dict[Location, list[LayerProbe]] = {}
-    for layers in groups.values():
-        first = layers[0].facts.tensor
-        if len(layers) > 1 and all(bool((layer.facts.tensor == first).all()) for layer in layers[1:]):
-            reported.setdefault(_stack(capture, layers[0]), []).extend(layers)
-    for location, layers in reported.items():
-        yield rule.finding(
-            location,
-            f"{listed(layers)} start with the weights of another layer of their stack",
-            modules=[layer.path for layer in layers],
-        )
-
-
-def _stack(capture: Capture, layer: LayerProbe) -> Location:
-    """Where the container that numbers its layers, or torch's stack around it, was constructed."""
-    path = re.split(r"\.\d+\b", layer.path, maxsplit=1)[0]
-    known = capture.modules.get(path)
-    while known is not None and not known.location.path and known.path:
-        known = capture.modules.get(known.parent)
-    return known.location if known is not None else layer.location
+    for location, layers in twins(capture):
+        message = f"{listed(layers)} start with the weights of another layer of their stack"
+        yield rule.finding(location, message, modules=[layer.path for layer in layers])
 
 
 @rule.fix(

@@ -70,10 +70,10 @@ rule = Rule(
 @rule.dynamic
 def without_slope(capture: Capture) -> Iterator[Finding]:
     """Dead layers, saturated layers, and (as advice) layers with many dead units."""
-    from auditor.dynamic.groups import by_line, is_cause, listed
+    from auditor.dynamic.groups import by_line, has_cause, listed
 
     probe = capture.probe
-    if not probe.ran or probe.nonfinite or any(is_cause(layer) for layer in probe.layers):
+    if not probe.ran or probe.nonfinite or has_cause(probe):
         return
     dead = [layer for layer in probe.executed if _is_dead(layer, probe)]
     for location, layers in by_line(dead):

@@ -50,10 +50,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from auditor.finding import Finding, Note, Severity
+from auditor.finding import Finding, Severity
 from auditor.fix.claims import alive, parameters, repeatable, symmetry_broken
 from auditor.fix.edit import Edit
-from auditor.rule import Category, Rule, span
+from auditor.rule import Category, Rule
 from auditor.static.facts.initial_signal import equal_pairs, reinitialised
 from auditor.static.source import Source
 
@@ -83,11 +83,8 @@ def two_in_a_row(source: Source) -> Iterator[Finding]:
         yield rule.finding(
             pair.first_write.node,
             message,
-            severity=Severity.WARNING if pair.biased else None,
-            notes=[
-                Note(span(pair.first.layer), "the first of them"),
-                Note(span(pair.second.layer), "the one it feeds"),
-            ],
+            severity=pair.severity,
+            notes=pair.notes(),
             activation=pair.activation,
         )
 
@@ -117,8 +114,7 @@ def without_gradient(capture: Capture) -> Iterator[Finding]:
     gains=[alive(), symmetry_broken(idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
-    """Not for a warning: a model that learns already, if slowly, gains nothing that can be shown."""
-    return () if finding.severity is Severity.WARNING else reinitialised(source, finding)
+    return reinitialised(source, finding)
 
 
 @rule.rewrite

@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import alive, head_rms, parameters, repeatable
@@ -86,36 +86,23 @@ def predicted(source: Source) -> Iterator[Finding]:
     for chain in predictions(source):
         if chain.explodes:
             rms = math.sqrt(max(chain.signal.outputs))
-            yield rule.finding(
-                chain.write.node,
-                f"with these weights an input of rms 1 grows to about {rms:.0e} within {len(chain.links)} layers",
-                activation=chain.activation,
-                predicted_rms=rms,
-                tolerance_decades=chain.signal.tolerance / 2,
-            )
+            message = f"with these weights an input of rms 1 grows to about {rms:.0e} within {len(chain.links)} layers"
+            yield rule.finding(chain.write.node, message, activation=chain.activation, predicted_rms=rms)
 
 
 @rule.dynamic
 def measured(capture: Capture) -> Iterator[Finding]:
     """Layers, logits and loss at the start; weights with a mean that outweighs their spread."""
-    from auditor.dynamic.groups import by_line, is_cause, listed, log_gain
+    from auditor.dynamic.groups import Blame, blamed, by_line, has_cause, listed
 
     probe = capture.probe
-    if any(is_cause(layer) for layer in probe.layers):
+    if has_cause(probe):
         return
     excess = _excess(probe)
     if excess and probe.executed:
-        groups = by_line(probe.executed)
-        location, layers = max(groups, key=lambda group: sum(map(log_gain, group[1])))
-        yield rule.finding(
-            location,
-            f"an input of rms 1 explodes: {excess}",
-            modules=[layer.path for layer in layers],
-            activation=next((layer.activation for layer in layers if layer.activation), ""),
-            largest_rms=probe.largest_rms,
-            logit_std=probe.logit_std,
-            loss=probe.loss,
-        )
+        blame = blamed(probe.executed, max)
+        facts: Any = {"modules": [layer.path for layer in blame.layers], "activation": blame.activation}
+        yield rule.finding(blame.location, f"an input of rms 1 explodes: {excess}", loss=probe.loss, **facts)
         return
     spiked = [layer for layer in probe.executed if layer.requires_grad and SPIKE < layer.spike < math.inf]
     for location, layers in by_line(spiked):
@@ -126,7 +113,7 @@ def measured(capture: Capture) -> Iterator[Finding]:
             " answer nearly alike",
             severity=Severity.WARNING,
             modules=[layer.path for layer in layers],
-            activation=next((layer.activation for layer in layers if layer.activation), ""),
+            activation=Blame(location, layers).activation,
             spike=worst,
         )
 
@@ -151,7 +138,7 @@ def _excess(probe: Probe) -> str:
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
     """Not for a mean spike, which leaves the scale of the signal as it is."""
-    return () if finding.severity is Severity.WARNING else reinitialised(source, finding)
+    return reinitialised(source, finding)
 
 
 @rule.rewrite

@@ -43,7 +43,6 @@ heads of an attention expanded from fewer, filters that each read a channel of t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,10 +54,7 @@ from auditor.static.facts.initial_signal import reinitialised
 from auditor.static.source import Source
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from auditor.dynamic.capture import Capture
-    from auditor.dynamic.observe import LayerProbe
     from auditor.fix.surgery import Surgery
 
 SHARE = 0.5
@@ -76,11 +72,10 @@ rule = Rule(
 @rule.dynamic
 def copies(capture: Capture) -> Iterator[Finding]:
     """Weights that run, are trained and repeat their rows without one of the reasons to do so."""
+    from auditor.dynamic.copied_rows import copied_rows
     from auditor.dynamic.groups import by_line, listed
 
-    found = [layer for layer in capture.probe.duplicated if layer.executed and _is_weight(capture, layer)]
-    found = [layer for layer in found if not _is_constant(layer.facts.tensor) and not _meant(capture, layer)]
-    for location, layers in by_line(found):
+    for location, layers in by_line(copied_rows(capture, SHARE)):
         worst = max(layers, key=lambda layer: layer.dup_before)
         yield rule.finding(
             location,
@@ -90,47 +85,6 @@ def copies(capture: Capture) -> Iterator[Finding]:
             activation=layers[0].activation or "",
             equal_units=worst.dup_before,
         )
-
-
-def _is_weight(capture: Capture, layer: LayerProbe) -> bool:
-    """Of a weight layer: gains, temperatures and other parameters repeat themselves by design."""
-    from auditor.dynamic.probe import WEIGHT_LAYERS
-
-    return layer.weight.startswith("weight") and isinstance(capture.modules[layer.path].module, WEIGHT_LAYERS)
-
-
-def _is_constant(weight: Tensor) -> bool:
-    return bool((weight == weight.flatten()[0]).all())
-
-
-def _meant(capture: Capture, layer: LayerProbe) -> bool:
-    """Whether the copies read different channels, or are the expanded heads of an attention."""
-    from auditor.dynamic.probe import repeated_rows, rows_of
-
-    weight, module = layer.facts.tensor.detach(), capture.modules[layer.path].module
-    groups = int(getattr(module, "groups", 1))
-    if groups > 1 and weight.shape[0] % groups == 0:
-        parts = [rows_of(part, bool(getattr(module, "transposed", False))) for part in weight.chunk(groups)]
-        return all(len(rows) == 1 or repeated_rows(rows) <= SHARE for rows in parts)
-    name = layer.path.rpartition(".")[2]
-    return bool(re.search(r"(?i)^(w?[kv]|[kv]_?proj|keys?|values?|to_(k|v|kv|qkv)|q?kv.*)$", name)) and _by_heads(
-        weight
-    )
-
-
-def _by_heads(weight: Tensor) -> bool:
-    """Whether whole blocks of different rows are repeated."""
-    import torch
-
-    from auditor.dynamic.probe import repeated_rows, rows_of
-
-    rows = rows_of(weight)
-    sizes = [size for size in range(2, len(rows) // 2 + 1) if len(rows) % size == 0]
-    return any(
-        all(repeated_rows(block) == 0 for block in torch.split(rows, size))
-        and repeated_rows(rows.reshape(len(rows) // size, -1)) > 0
-        for size in sizes
-    )
 
 
 @rule.fix(

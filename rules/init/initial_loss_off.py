@@ -74,24 +74,20 @@ NOT_CLASSES = r"(?i)regress|critic|reward|value|actor|policy|qnet|q_net|dqn|embe
 @rule.dynamic
 def surer_than_it_can_be(capture: Capture) -> Iterator[Finding]:
     """The loss of the probe's first forward, and of two more draws of the inputs."""
-    from auditor.dynamic.groups import by_line, is_cause, log_gain
-    from auditor.dynamic.probe import run_probe
+    from auditor.dynamic.groups import blamed, has_cause, holds_again
 
     probe = capture.probe
-    if not _is_high(probe) or not _classifies(capture) or any(is_cause(layer) for layer in probe.layers):
-        return
-    if not all(_is_high(run_probe(capture, seed=capture.seed + offset)) for offset in (1, 2)):
+    if not _is_high(probe) or not _classifies(capture) or has_cause(probe) or not holds_again(capture, _is_high):
         return
     assert probe.loss is not None
     assert probe.classes is not None
-    location, layers = max(by_line(probe.executed), key=lambda group: sum(map(log_gain, group[1])))
-    guess = math.log(probe.classes)
+    blame, guess = blamed(probe.executed, max), math.log(probe.classes)
     yield rule.finding(
-        location,
+        blame.location,
         f"the loss at the start is {probe.loss:.1f}, {probe.loss / guess:.1f} times that of a guess among"
         f" {probe.classes} classes (ln {probe.classes} = {guess:.2f})",
-        modules=[layer.path for layer in layers],
-        activation=layers[0].activation or "",
+        modules=[layer.path for layer in blame.layers],
+        activation=blame.activation,
         loss=probe.loss,
         logit_std=probe.logit_std,
     )
@@ -136,7 +132,7 @@ def _ends_in_head(capture: Capture) -> bool:
     gains=[initial_loss(HIGH)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
-    return reinitialised(source, finding)
+    return reinitialised(source, finding, warnings=True)
 
 
 @rule.rewrite

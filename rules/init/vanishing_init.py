@@ -51,7 +51,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import alive, head_rms, parameters, repeatable
@@ -74,7 +74,7 @@ rule = Rule(
     severity=Severity.ERROR,
     summary="initial weights that let the signal die out",
     triggers=("normal_(", "uniform_(", "randn", "xavier_", "orthogonal_", "kaiming_"),
-    yields_to=("INI001", "INI002", "INI007"),
+    yields_to=("INI001", "INI002", "INI007", "NRM007", "NRM013", "NRM016"),
     thresholds={"rms at the head": LOST, "warning": WEAK, "share between samples": COLLAPSED, "its warning": NEARLY},
 )
 
@@ -85,40 +85,26 @@ def predicted(source: Source) -> Iterator[Finding]:
     for chain in predictions(source):
         if chain.vanishes:
             rms = math.sqrt(chain.signal.head_input)
-            yield rule.finding(
-                chain.write.node,
-                f"with these weights an input of rms 1 has shrunk to about {rms:.0e} at the last of"
-                f" {len(chain.links)} layers",
-                activation=chain.activation,
-                predicted_rms=rms,
-                tolerance_decades=chain.signal.tolerance / 2,
-            )
+            message = f"with these weights an input of rms 1 has shrunk to about {rms:.0e} at the last of"
+            message += f" {len(chain.links)} layers"
+            yield rule.finding(chain.write.node, message, activation=chain.activation, predicted_rms=rms)
 
 
 @rule.dynamic
 def measured(capture: Capture) -> Iterator[Finding]:
     """The last layer's input at the start, and whether it depends on the model's input at all."""
-    from auditor.dynamic.groups import by_line, is_cause, log_gain
+    from auditor.dynamic.groups import blamed, has_cause, holds_again
 
     probe = capture.probe
     verdict = _verdict(probe)
-    if verdict is None or probe.head is None or any(is_cause(layer) for layer in probe.layers):
+    if verdict is None or has_cause(probe):
         return
     severity, message = verdict
-    if severity is Severity.WARNING and not _holds_again(capture):
+    if severity is Severity.WARNING and not holds_again(capture, _verdict):
         return
-    groups = by_line(layer for layer in probe.executed if layer is not probe.head)
-    location, layers = min(groups, key=lambda group: sum(map(log_gain, group[1])))
-    yield rule.finding(
-        location,
-        message,
-        severity=severity,
-        modules=[layer.path for layer in layers],
-        activation=next((layer.activation for layer in layers if layer.activation), ""),
-        head_rms=probe.head_rms,
-        sens=probe.initial_sens,
-        sens_after=probe.sens_after,
-    )
+    blame = blamed((layer for layer in probe.executed if layer is not probe.head), min)
+    facts: Any = {"activation": blame.activation, "head_rms": probe.head_rms, "sens": probe.initial_sens}
+    yield rule.finding(blame.location, message, severity=severity, modules=blame.modules(capture), **facts)
 
 
 def _verdict(probe: Probe) -> tuple[Severity, str] | None:
@@ -137,13 +123,6 @@ def _verdict(probe: Probe) -> tuple[Severity, str] | None:
     return None
 
 
-def _holds_again(capture: Capture) -> bool:
-    """Whether two other draws of the inputs give a verdict too."""
-    from auditor.dynamic.probe import run_probe
-
-    return all(_verdict(run_probe(capture, seed=capture.seed + offset)) is not None for offset in (1, 2))
-
-
 @rule.fix(
     "initialise the weights for the activation that follows",
     applicability="unsafe",
@@ -151,7 +130,7 @@ def _holds_again(capture: Capture) -> bool:
     gains=[head_rms(0.1, 10), alive(idempotent=True)],
 )
 def reference_initialiser(source: Source, finding: Finding) -> Sequence[Edit]:
-    return reinitialised(source, finding)
+    return reinitialised(source, finding, warnings=True)
 
 
 @rule.rewrite

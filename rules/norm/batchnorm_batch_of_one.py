@@ -83,10 +83,10 @@ def one_sample_per_step(source: Source) -> Iterator[Finding]:
     for found in training_calls(source):
         if found.loader is None:
             message = f"each training step normalises one sample by itself: {_model(found)} has BatchNorm"
-            yield rule.finding(found.call, message, notes=list(_notes(found)))
+            yield rule.finding(found.call, message, notes=_notes(found))
         elif batch_size(source, found.loader) == 1:
             message = f"this loader trains {_model(found)}, which has BatchNorm, on batches of one sample"
-            yield rule.finding(found.loader, message, notes=list(_notes(found)))
+            yield rule.finding(found.loader, message, notes=_notes(found))
         elif batch_size(source, found.loader) == 2 and (norm := _behind_linear(source, found)) is not None:
             message = "batches of 2: the two values per channel become ±1 whatever they are, with no gradient"
             yield rule.finding(found.loader, message, notes=[Note(span(norm), "the BatchNorm that gets them")])
@@ -102,9 +102,8 @@ def _model(found: TrainingCall) -> str:
     return f"`{found.owner.name}`" if found.owner is not None else "the model"
 
 
-def _notes(found: TrainingCall) -> Iterator[Note]:
-    yield Note(span(found.call), "the training step")
-    yield Note(span(found.norms[0]), "the first BatchNorm")
+def _notes(found: TrainingCall) -> list[Note]:
+    return [Note(span(found.call), "the training step"), Note(span(found.norms[0]), "the first BatchNorm")]
 
 
 @rule.dynamic

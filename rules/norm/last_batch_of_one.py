@@ -62,8 +62,8 @@ from auditor.finding import Finding, Note, Severity
 from auditor.fix.claims import outputs, parameters
 from auditor.fix.edit import Edit, set_argument
 from auditor.rule import Category, Rule, span
-from auditor.static.facts.batches import batch_size, training_calls, whole_number
-from auditor.static.facts.values import held
+from auditor.static.facts.batches import batch_size, training_calls
+from auditor.static.facts.datasets import dataset_length
 from auditor.static.source import Source
 
 rule = Rule(
@@ -74,10 +74,6 @@ rule = Rule(
     summary="training loader whose last batch is one sample, for a `BatchNorm`",
     triggers=("BatchNorm",),
 )
-
-TENSORS = tuple(f"torch.{name}" for name in ("randn", "rand", "zeros", "ones", "empty"))
-# Lengths of the training sets that torchvision brings.
-TRAINING_SETS = {"MNIST": 60000, "FashionMNIST": 60000, "KMNIST": 60000, "CIFAR10": 50000, "CIFAR100": 50000}
 
 
 @rule.static
@@ -91,49 +87,13 @@ def one_is_left(source: Source) -> Iterator[Finding]:
         if any(source.argument(loader, name) is not None for name in ("sampler", "batch_sampler")):
             continue
         seen.add(loader)
-        size, length = batch_size(source, loader), _length(source, source.argument(loader, "dataset", 0))
+        size, length = batch_size(source, loader), dataset_length(source, source.argument(loader, "dataset", 0))
         if size is not None and length is not None and size > 1 and length % size == 1:
             message = (
                 f"{length} samples in batches of {size} leave a last batch of one, which BatchNorm cannot train on"
             )
             notes = [Note(span(found.norms[0]), "the first BatchNorm")]
             yield rule.finding(loader, message, notes=notes, length=length, samples=size)
-
-
-def _length(source: Source, dataset: object) -> int | None:
-    """The number of samples of a dataset whose construction fixes it."""
-    built = held(source, dataset) if isinstance(dataset, ast.expr) else []
-    if len(built) != 1:
-        return None
-    call = built[0]
-    name = next(iter(source.resolve(call.func)), "")
-    if name == "torch.utils.data.TensorDataset" and call.args:
-        return _rows(source, call.args[0])
-    if name == "torch.utils.data.Subset" and len(call.args) == 2:
-        return _range(source, call.args[1])
-    family, _, kind = name.rpartition(".")
-    if family == "torchvision.datasets" and kind in TRAINING_SETS:
-        train = source.argument(call, "train", 1)
-        trains = train is None or (isinstance(train, ast.Constant) and train.value is True)
-        return TRAINING_SETS[kind] if trains else None
-    return None
-
-
-def _rows(source: Source, tensor: ast.expr) -> int | None:
-    built = held(source, tensor)
-    if len(built) != 1 or not source.is_any(built[0].func, *TENSORS) or not built[0].args:
-        return None
-    first = built[0].args[0]
-    return whole_number(source, first.elts[0] if isinstance(first, (ast.Tuple, ast.List)) and first.elts else first)
-
-
-def _range(source: Source, indices: ast.expr) -> int | None:
-    match indices:
-        case ast.Call(func=ast.Name(id="range"), args=[stop]):
-            return whole_number(source, stop)
-        case ast.Call(func=ast.Name(id="list"), args=[inner]):
-            return _range(source, inner)
-    return None
 
 
 @rule.fix("drop the last, incomplete batch", applicability="unsafe", keeps=[parameters(), outputs(mode="eval")])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from auditor.static.facts.rates import FUNCTIONS, LAYERS
+from auditor.static.facts.rates import FUNCTIONS, LAYERS, is_literal
 from auditor.static.facts.values import RESHAPING
 from auditor.static.flow import Op, children
 from auditor.static.layers import (
@@ -59,6 +59,16 @@ class Dropout:
     def is_elementwise(self) -> bool:
         """`nn.Dropout` or a function that does the same."""
         return self.tail in ("Dropout", "dropout")
+
+    @property
+    def is_plain(self) -> bool:
+        """An `nn.Dropout` that is used once."""
+        return self.kind == NN + "Dropout" and len(self.uses) == 1
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the rate is a number in the call, or its default."""
+        return self.rate is not None and (self.expression is None or is_literal(self.expression))
 
     @property
     def is_layer(self) -> bool:
@@ -201,3 +211,15 @@ def behind(op: Op, *through: str) -> Op | None:
             return user
         op = user
     return None
+
+
+def stacked(source: Source) -> Iterator[tuple[Dropout, Dropout]]:
+    """Each dropout with the other one that surely is before it at every use, with no weights in between."""
+    found = dropouts(source)
+    of = {op: dropout for dropout in found for op in dropout.uses}
+    for second in found:
+        befores = [before(op, "shape", "activation", "pool") for op in second.uses]
+        firsts = {of.get(op) if op is not None else None for op in befores}
+        first = firsts.pop() if len(firsts) == 1 else None
+        if first is not None and first is not second:
+            yield first, second

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.finding import Note, Severity
 from auditor.fix.edit import Edit, add_import, replace
 from auditor.reference import propagation
+from auditor.rule import span
 from auditor.static.facts.chains import Chain, Link, chains, unrolled
 from auditor.static.facts.initialisers import INIT, Event, Initialisers, Write, spelled, weight_kinds, write_of
 from auditor.static.layers import CONVS, LINEARS, NN, PARAMETRIC, WEIGHTED
@@ -40,6 +42,14 @@ class Pair(NamedTuple):
     @property
     def activation(self) -> str:
         return self.first.activation
+
+    @property
+    def severity(self) -> Severity | None:
+        """A warning where the biases break the symmetry: such a model learns, if slowly."""
+        return Severity.WARNING if self.biased else None
+
+    def notes(self) -> list[Note]:
+        return [Note(span(self.first.layer), "the first of them"), Note(span(self.second.layer), "the one it feeds")]
 
 
 def equal_pairs(source: Source, zero: bool) -> Iterator[Pair]:
@@ -198,11 +208,14 @@ def reference_call(activation: str, tensor: str) -> str:
     return _REFERENCE.get(activation, "xavier_normal_({})").format(tensor)
 
 
-def reinitialised(source: Source, finding: Finding) -> Sequence[Edit]:
+def reinitialised(source: Source, finding: Finding, warnings: bool = False) -> Sequence[Edit]:
     """The write of weights at a finding replaced by the initialiser for the activation named in the finding's facts.
 
-    Empty where there is no single such write, or where it also reaches tensors that are no matrices.
+    Empty where there is no single such write, or where it also reaches tensors that are no matrices. What a mere
+    warning is about learns already: such a model gains nothing that could be shown (`warnings` True: try it).
     """
+    if finding.severity is Severity.WARNING and not warnings:
+        return ()
     write = weight_write_at(source, finding.location)
     if write is None or not _only_matrices(source, write):
         return ()
