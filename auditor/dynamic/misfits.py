@@ -57,7 +57,9 @@ def _misfit(capture: Capture, facts: ModuleFacts, shape: tuple[int, ...], mode: 
 
 def swapped_axes(capture: Capture) -> Iterator[tuple[ModuleFacts, int]]:
     """The BatchNorms that ran over the positions of a linear layer's output, (N, L, C), of which there happen to be as
-    many as features, with that number."""
+    many as features, with that number. An inferred input may have an axis that nobody meant."""
+    if getattr(capture.inputs, "source", "given") == "inferred":
+        return
     for node in capture.nodes("train"):
         facts, shape = capture.modules[node.module], node.shape or ()
         square = node.operation == "batch_norm" and len(shape) == 3 and shape[1] == shape[2]
