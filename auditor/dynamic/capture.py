@@ -242,13 +242,13 @@ class Capture:
     device: str
     dtype: str
     seed: int
-    batch_size: int
     modules: dict[str, ModuleFacts]
     parameters: dict[str, ParameterFacts]
     recordings: dict[str, Recording] = field(default_factory=dict)
     rungs: dict[str, Rung] = field(default_factory=dict)
     strays: dict[str, tuple[Stray, ...]] = field(default_factory=dict)
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    batch_size: int = 0
     in_memory: bool = False
     weights: str = ""
     _reads: dict[str, dict[str, list[NodeFacts]]] = field(default_factory=dict, repr=False)
@@ -347,7 +347,7 @@ def capture(
     known = is_dataclass(inputs) and not isinstance(inputs, type)
     inputs = replace(inputs, args=args, kwargs=kwargs) if known else LiveInputs(args, kwargs)
     held = described(model, inputs, target=target, build_log=build_log, device=device, dtype=dtype, seed=seed)
-    held.in_memory = in_memory
+    held.in_memory, held.batch_size = in_memory, batch_size
     for mode in MODES:
         run_once(held, mode)
     return held
@@ -365,7 +365,6 @@ def described(
         device=device,
         dtype=dtype,
         seed=seed,
-        batch_size=batch_size,
         modules=_module_facts(model, locations),
         parameters=_parameter_facts(model, locations, build_log),
     )
