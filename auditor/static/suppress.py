@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from auditor.finding import Finding
@@ -56,6 +56,12 @@ class Suppression(NamedTuple):
     whole_file: bool
     ours: bool
     """Whether only auditor reads it: `# auditor: …`, not `# noqa`."""
+
+
+def names_any(text: str, known: Collection[str]) -> bool:
+    """Whether a line that looks like such a comment has one of these words, in small letters: a first, quick look."""
+    lines = re.findall(r"(?i)(?:noqa|auditor)\s*:.*", text)
+    return any(word in known for line in lines for word in re.findall(r"[\w-]+", line.lower()))
 
 
 def comments(text: str) -> list[Suppression]:

@@ -31,7 +31,7 @@ from auditor.fix.claims import outputs, parameters
 from auditor.fix.edit import Edit, replace_text
 from auditor.rule import Category, Rule
 from auditor.static.source import Source
-from auditor.static.suppress import Suppression, comments, silences
+from auditor.static.suppress import Suppression, comments, names_any, silences
 
 rule = Rule(
     __name__,
@@ -47,6 +47,8 @@ rule = Rule(
 def unused(source: Source, silenced: Sequence[Finding], active: Sequence[Rule]) -> Iterator[Finding]:
     """One finding per comment, naming what it silences in vain."""
     checked = {key: other for other in active if _is_known(other) for key in (other.code.lower(), other.name)}
+    if not names_any(source.text, checked.keys()):
+        return
     for comment in comments(source.text):
         vain = [
             code
