@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+DOCUMENTATION = "https://OWNER.github.io/torch-auditor"  # where `make docs` is published
 
 if TYPE_CHECKING:
     from auditor.fix.memory import rewrite

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from auditor.report import Report
 
 VERSION = 1
+DEFAULT_NAME = ".auditor-baseline.json"
 
 
 class BaselineError(ValueError):

@@ -86,6 +86,13 @@ def load(extra: tuple[str, ...] = ()) -> Loaded:
     return Loaded(tuple(rules[code] for code in sorted(rules)), tuple(problems))
 
 
+def forget_user_rules() -> None:
+    """Have the next `load` read the rules again that are not ours, in a process that outlives their changes."""
+    load.cache_clear()
+    for module in [name for name in sys.modules if name.startswith(USER_PACKAGE)]:
+        del sys.modules[module]
+
+
 class RuleFolder(NamedTuple):
     """A folder of rule files, and the name of the package as which they are imported."""
 

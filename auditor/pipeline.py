@@ -76,6 +76,16 @@ def check_paths(
     return report
 
 
+def check_text(path: str, text: str, settings: Settings) -> Report:
+    """Check the text of `path` as an editor has it, which need not be what the file holds."""
+    rules = check.rules_for(path, settings, check.chosen_rules(settings))
+    report = Report(files=1, rules=rules, problems=check.rule_problems(settings), texts={path: text})
+    _note(check.check_text(path, text, rules), report)
+    report.sort()
+    Scope(settings).narrow(report)
+    return report
+
+
 def check_stdin(content: bytes, name: str, settings: Settings, mode: FixMode) -> tuple[Report, bytes]:
     """Check text that is no file yet; also returns it with the fixes made."""
     rules = check.rules_for(name, settings, check.chosen_rules(settings))

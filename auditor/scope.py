@@ -47,7 +47,8 @@ class Scope:
 
 
 def excluded(path: str, settings: Settings) -> bool:
-    """Whether the settings exclude a file or a folder above it, below the current folder."""
-    shown, patterns = Path(files.display(path)), settings.exclude + settings.extend_exclude
-    parts = [part for part in (shown, *shown.parents) if part.name not in ("", "..")]
-    return any(files.excluded(part.as_posix(), patterns, str(settings.root)) for part in parts)
+    """Whether the settings exclude a file or a folder above it, below the folder of the settings file."""
+    absolute, root = Path(path).absolute(), settings.root.absolute()
+    shown = absolute.relative_to(root) if absolute.is_relative_to(root) else Path(absolute.name)
+    patterns = settings.exclude + settings.extend_exclude
+    return any(files.excluded(part.as_posix(), patterns) for part in (shown, *shown.parents) if part.name)

@@ -10,7 +10,18 @@ import click
 
 from auditor import __version__
 
-COMMANDS = ("audit", "baseline", "check", "config", "new-rule", "rule", "rules", "test-rules", "verify")
+COMMANDS = (
+    "audit",
+    "baseline",
+    "check",
+    "config",
+    "new-rule",
+    "rule",
+    "rules",
+    "server",
+    "test-rules",
+    "verify",
+)
 
 
 def main() -> None:

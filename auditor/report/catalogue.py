@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from auditor import DOCUMENTATION
 from auditor.rule import Rule
 from auditor.settings import Settings, keys
 
@@ -26,6 +28,26 @@ def explain(rule: Rule) -> str:
     if rule.thresholds:
         parts.append("\n".join(["## Thresholds", *[f"- {name}: {value}" for name, value in rule.thresholds.items()]]))
     return "\n\n".join(part for part in parts if part)
+
+
+def markdown(rule: Rule) -> str:
+    """The explanation with its examples as code blocks, for readers that render Markdown."""
+    lines, code = [], False
+    for line in explain(rule).split("\n"):
+        indented = line.startswith("    ") or (code and not line)
+        if indented != code:
+            lines.append("```python" if indented else "```")
+            if not indented:
+                lines.append("")
+        lines.append(line.removeprefix("    ") if indented else line)
+        code = indented
+    text = "\n".join([*lines, *(["```"] if code else [])])
+    return re.sub(r"\n+```\n\n", "\n```\n\n", text)
+
+
+def url(rule: Rule) -> str:
+    """The rule's page in the documentation; empty for a rule that is not ours."""
+    return f"{DOCUMENTATION}/rules/{rule.name}/" if rule.module.startswith("auditor.rules.") else ""
 
 
 def versions(rule: Rule) -> str:
