@@ -284,7 +284,9 @@ class Rule:
             return None
         from auditor.fix.edit import Applicability, Fix
 
-        further = tuple(rule.rewrite_function(surgery, finding) or ())
+        further = list(rule.rewrite_function(surgery, finding) or ())
+        known = {claim.kind for claim in (*rule.keeps, *rule.gains, *further)}
+        further += [claim for claim in dict.fromkeys(surgery.claims) if claim.kind not in known]
         keeps = rule.keeps if rule.rewrite_keeps is None else rule.rewrite_keeps
         gains = rule.gains if rule.rewrite_gains is None else rule.rewrite_gains
         keeps = (*keeps, *(claim for claim in further if claim.must == "equal"))

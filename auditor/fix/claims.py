@@ -19,6 +19,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "gradients": ("equal", "gradients of inputs and parameters in {mode} mode stay equal{where}"),
     "layer_outputs": ("equal", "the outputs of every layer in {mode} mode stay equal"),
     "state_dict_keys": ("equal", "{which} of the state dict stay the same, so that checkpoints load"),
+    "layer_settings": ("equal", "layers keep their ε, rate, mode and hooks, and shared ones stay shared"),
     "running_statistics": ("equal", "running statistics after a training forward stay equal"),
     "shapes": ("equal", "shapes and dtypes of the outputs in {mode} mode stay the same"),
     "ranking": ("equal", "the order of the outputs over the last axis stays the same in {mode} mode"),
@@ -143,6 +144,12 @@ def layer_outputs(mode: str = "eval", seed: int = 0) -> Claim:
 def state_dict_keys(*, added: bool = False) -> Claim:
     """The keys of the state dict stay; `added`: new ones may come."""
     return _claim("state_dict_keys", added=added)
+
+
+def layer_settings() -> Claim:
+    """At every path there before and after: ε, dropout rate, heads and batch axis of attention, mode, hooks, number of
+    parameters that learn; and which paths are one instance. What a layer of another kind does not have is left out."""
+    return _claim("layer_settings")
 
 
 def running_statistics(seed: int = 0) -> Claim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from auditor.dynamic.build import construct
 from auditor.dynamic.capture import reason_of
 from auditor.fix.certificate import ClaimResult
 from auditor.fix.claims import ROWS, Claim
@@ -462,7 +464,58 @@ def _parameters(comparison: Comparison, claim: Claim) -> ClaimResult:
             wrong.append(f"{name} changes from {_described(tensor)} to {_described(other)}")
         elif claim.option("values") and not torch.equal(tensor.nan_to_num(), other.nan_to_num()):
             wrong.append(f"{name} starts with other values")
+    if _ties(renamed) != _ties({name: tensor for name, tensor in new.items() if name in renamed}):
+        wrong.append("other parameters are tied than before")
+    if comparison.after.derive is not None and claim.option("values"):
+        wrong += _changed_values(comparison.stage(comparison.before.dtype))
     return _result(claim, not wrong, detail=_listed(wrong), before=len(old), after=len(new))
+
+
+def _ties(parameters: Mapping[str, torch.Tensor]) -> set[frozenset[str]]:
+    """The names of each tensor that has several."""
+    groups: dict[int, set[str]] = {}
+    for name, tensor in parameters.items():
+        groups.setdefault(id(tensor), set()).add(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}
+
+
+def _changed_values(stage: Stage) -> list[str]:
+    """Parameters that do not keep values that are not the default ones: a lost scale of 1 would not be noticed."""
+    new = dict(stage.new.model.named_parameters(remove_duplicate=False))
+    named = stage.old.model.named_parameters(remove_duplicate=False)
+    return [
+        f"{name} does not keep its values"
+        for name, old in named
+        if name in new and old.shape == new[name].shape and not torch.equal(old.nan_to_num(), new[name].nan_to_num())
+    ]
+
+
+# What a layer has to say of itself in another kind of layer too.
+_SETTINGS = ("eps", "p", "num_heads", "batch_first", "training")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _layer_settings(comparison: Comparison, claim: Claim) -> ClaimResult:
+    sides = (comparison.before, comparison.after)
+    old, new = (
+        dict(construct(functools.partial(side.build, side.seed), side.seed).named_modules(remove_duplicate=False))
+        for side in sides
+    )
+    wrong = []
+    for path, layer in old.items():
+        other = new.get(path)
+        if other is None:
+            continue
+        for name in _SETTINGS:
+            values = getattr(layer, name, None), getattr(other, name, None)
+            if None not in values and values[0] != values[1]:
+                wrong.append(f"{path}.{name} changes from {values[0]} to {values[1]}")
+        if any(len(getattr(layer, name)) != len(getattr(other, name)) for name in _HOOKS):
+            wrong.append(f"{path} loses hooks")
+    shared = [{id(layer): path for path, layer in side.items() if path in old and path in new} for side in (old, new)]
+    if {*shared[0].values()} != {*shared[1].values()}:
+        wrong.append("a layer used at several paths is several layers now, or the other way round")
+    return _result(claim, not wrong, detail=_listed(wrong))
 
 
 def _described(tensor: torch.Tensor) -> str:
@@ -605,6 +658,7 @@ def _statistics(run_: Run) -> list[float]:
 
 _CHECKS: dict[str, Callable[[Comparison, Claim], ClaimResult]] = {
     "parameters": _parameters,
+    "layer_settings": _layer_settings,
     "outputs": _stays_equal,
     "gradients": _stays_equal,
     "layer_outputs": _stays_equal,

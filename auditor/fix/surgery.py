@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from auditor.dynamic.layer_facts import layer_facts
 from auditor.dynamic.norms import measured_norm
 from auditor.dynamic.state import RandomState, held_parts, modules_of, seed_all
+from auditor.fix.claims import Claim, alive, expectation, layer_settings, symmetry_broken
 from auditor.reference import initialization
 from auditor.reference.conversion import by_context, carry_over, to_built_in
 from auditor.reference.scheme import initialize
@@ -30,7 +31,8 @@ class Surgery:
     """One model under the knife.
 
     `model` is a copy that may be changed; `capture` is what a run of a model with the same layers showed (shapes,
-    graphs, the probe), `seed` that of every random draw. `changes` says in words what was done, in order.
+    graphs, the probe), `seed` that of every random draw. `changes` says in words what was done, in order; `claims` are
+    those that any such change is held to, besides those of the rule.
     """
 
     def __init__(self, model: nn.Module, capture: Capture, seed: int = 0) -> None:
@@ -38,6 +40,7 @@ class Surgery:
         self.capture = capture
         self.seed = seed
         self.changes: list[str] = []
+        self.claims: list[Claim] = []
 
     def module(self, path: str) -> Any:
         """The layer at `path` ("" for the model); ValueError if there is none (any more)."""
@@ -72,6 +75,7 @@ class Surgery:
         for place in places:
             parent, _, name = place.rpartition(".")
             self.model.get_submodule(parent)._modules[name] = new
+        self.claims.append(layer_settings())
         self.changes.append(f"{', '.join(places)}: {before} → {new!r}")
 
     def _refuse(self, path: str, old: nn.Module) -> None:
@@ -138,6 +142,8 @@ class Surgery:
         if isinstance(old, _DropoutNd):
             new: nn.Module = getattr(nn, kind)() if kind == "Identity" else getattr(nn, kind)(old.p, old.inplace)
             self.replace(path, new)
+            if kind.startswith("Dropout"):
+                self.claims.append(expectation(idempotent=True))
 
     def set_rate(self, path: str, rate: float, to: float) -> None:
         """Set the rates of dropout that a layer holds and that are `rate`. Nothing is done where it holds none."""
@@ -156,6 +162,7 @@ class Surgery:
         members = dict(container._modules)
         container._modules.clear()
         container._modules.update((key, members[key]) for key in order)
+        self.claims += [layer_settings(), expectation(idempotent=True)]
         self.changes.append(f"{path}: moved behind {other}")
 
     # Initial weights -------------------------------------------------------------------------------------------------
@@ -186,6 +193,7 @@ class Surgery:
         if not given:
             reasons = [f"`{entry.parameter}`: {entry.reason}" for entry in done if entry.reason != "not concerned"]
             raise ValueError(f"there is no reference initialisation for these layers ({'; '.join(reasons) or 'none'})")
+        self.claims += [alive(idempotent=True), symmetry_broken(idempotent=True)]
         self.changes += [f"{entry.parameter}: {entry.scheme} ({entry.reason})" for entry in given]
 
     def reset(self, paths: Iterable[str]) -> None:
