@@ -90,6 +90,8 @@ class Settings:
     """Memory limit of the child process that runs models, in GiB."""
     jobs: int = field(default=0, metadata={"minimum": 0})
     """The number of processes that read files; 0: one per processor."""
+    cache: bool = True
+    """Whether what files gave is kept between runs of `auditor check`, so that only what has changed is read again."""
     file: str = ""
     """Where these settings were read; empty for the defaults. Not a key."""
     target_torch_from: str = ""

@@ -14,6 +14,7 @@ COMMANDS = (
     "audit",
     "baseline",
     "check",
+    "clean",
     "config",
     "new-rule",
     "rule",

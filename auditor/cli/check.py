@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from auditor.cli.options import jobs_option, shared
+from auditor.cli.options import jobs_option, no_cache_option, shared
 from auditor.cli.running import Progress, complaining, finish, fix_mode, nearest_settings, start_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @shared
 @click.option("--stdin-filename", metavar="NAME", help="The name of the file read from standard input (path `-`).")
 @jobs_option
+@no_cache_option
 @click.option("--force-exclude", is_flag=True, help="Leave out what the settings exclude even if it is named.")
 @click.option("--add-noqa", is_flag=True, help="Silence what is found today by comments, and say how many were added.")
 @click.option("--watch", "-w", is_flag=True, help="Check again whenever a file changes, until interrupted.")
@@ -56,6 +57,7 @@ def _check_paths(paths: tuple[str, ...], options: dict[str, Any]) -> None:
     from auditor import pipeline
 
     more = {"jobs": options["jobs"], "force_exclude": options["force_exclude"] or None}
+    more["cache"] = False if options["no_cache"] else None
     nearest = nearest_settings(options, start=start_of(paths), **more)
     settings = nearest.settings
     with complaining():

@@ -37,6 +37,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 config_option = click.option(
     "--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="Read settings from this file."
 )
+no_cache_option = click.option("--no-cache", is_flag=True, help="Check every file anew; keep nothing between runs.")
 jobs_option = click.option("--jobs", "-j", type=click.IntRange(min=0), help="Processes (0: one per processor).")
 shared = _options(
     click.option(

@@ -13,6 +13,7 @@ from auditor.loader import RuleError, choose, load, matches
 from auditor.rule import Rule, RuleFailure
 from auditor.settings import Settings
 from auditor.static import files, suppress
+from auditor.static.project import Link, digest_of, new_run, project
 from auditor.static.source import opened
 from auditor.static.triggers import Triggers
 
@@ -26,6 +27,7 @@ class FileResult:
         self.silenced: list[Finding] = []
         self.problems = list(problems)
         self.parsed = False
+        self.links: tuple[Link, ...] = ()  # what was looked up in other files of the project
 
 
 def chosen_rules(settings: Settings) -> list[Rule]:
@@ -51,6 +53,7 @@ def rule_problems(settings: Settings) -> list[Problem]:
 
 def check_text(path: str, text: str, rules: Sequence[Rule], module: str = "") -> FileResult:
     """The findings of `rules` in `text`. A syntax error is a problem of the result, not an exception."""
+    new_run()
     return _read(path, text, _triggers(tuple(rules)).wanted(text.encode("utf-8", "surrogatepass")), rules, module)
 
 
@@ -74,17 +77,19 @@ def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], m
         return result
     result.parsed = True
     found: list[Finding] = []
-    for rule in rules:
-        try:
-            found += rule.read(source)
-        except RecursionError:
-            result.problems.append(
-                Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
-            )
-        except RuleError as error:
-            result.problems.append(Problem(path, f"{rule.code} {rule.name} cannot be used: {error}"))
-        except Exception as error:  # a mistake in one rule must not cost the findings of the others
-            result.problems.append(Problem(path, str(RuleFailure(rule, error))))
+    with project().looking_up() as links:
+        for rule in rules:
+            try:
+                found += rule.read(source)
+            except RecursionError:
+                result.problems.append(
+                    Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
+                )
+            except RuleError as error:
+                result.problems.append(Problem(path, f"{rule.code} {rule.name} cannot be used: {error}"))
+            except Exception as error:  # a mistake in one rule must not cost the findings of the others
+                result.problems.append(Problem(path, str(RuleFailure(rule, error))))
+        result.links = tuple(sorted(links))
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)
@@ -163,8 +168,39 @@ _CHUNK = 64  # files; for fewer, starting processes costs more than it saves
 def check_files(
     paths: Sequence[str], settings: Settings, progress: Callable[[str], None] | None = None
 ) -> list[FileResult]:
-    """One result per file, in the order of `paths`, whatever the number of jobs (0: one per processor)."""
+    """One result per file, in the order of `paths`, whatever the number of jobs (0: one per processor), and whether it
+    is found out anew or known from an earlier run."""
     rules = chosen_rules(settings)
+    new_run()
+    if not settings.cache:
+        return _check_all(paths, settings, rules, progress)
+    from auditor.static.cache import Cache
+
+    cache = Cache(settings, rules)
+    results: dict[str, FileResult] = {}
+    digests: dict[str, bytes] = {}
+    for path in paths:
+        try:
+            content = files.read(path)
+        except OSError:
+            content = b"torch"  # to be read again, and reported
+        if b"torch" not in content and not files.is_notebook(path):
+            results[path] = FileResult(files.display(path))
+        elif (known := cache.get(files.display(path), content)) is not None:
+            results[path] = known
+        else:
+            digests[path] = digest_of(content)
+    for path, result in zip(digests, _check_all(list(digests), settings, rules, progress), strict=True):
+        results[path] = result
+        if not result.problems:
+            cache.put(result, digests[path])
+    cache.save()
+    return [results[path] for path in paths]
+
+
+def _check_all(
+    paths: Sequence[str], settings: Settings, rules: Sequence[Rule], progress: Callable[[str], None] | None
+) -> list[FileResult]:
     jobs = _jobs(settings.jobs, len(paths))
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     results: list[FileResult] = []

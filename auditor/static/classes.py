@@ -169,15 +169,32 @@ _HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Prot
 def has_unseen_base(source: Source, node: ast.ClassDef, depth: int = 10) -> bool:
     """Whether a class inherits from something that neither this file nor torch.nn nor Python itself defines."""
     for base in node.bases:
-        plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
-        names = source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
-        for name in names:
-            parents = [item for item in source.names.definitions.get(name, []) if isinstance(item, ast.ClassDef)]
-            if any(parent is not node and depth and has_unseen_base(source, parent, depth - 1) for parent in parents):
-                return True
-            if not parents and name not in _HARMLESS_BASES and not name.startswith("torch.nn."):
-                return True
+        if is_unseen(source, node, base):
+            return True
+        parents = _parents(source, node, base)
+        if depth and any(has_unseen_base(source, parent, depth - 1) for parent in parents):
+            return True
     return False
+
+
+def is_unseen(source: Source, node: ast.ClassDef, base: ast.expr) -> bool:
+    """Whether a base of a class is defined neither in this file nor by torch.nn nor by Python itself."""
+    known = {parent.name for parent in _parents(source, node, base)} | {node.name}
+    return any(
+        name not in known and name not in _HARMLESS_BASES and not name.startswith("torch.nn.")
+        for name in _base_names(source, base)
+    )
+
+
+def _parents(source: Source, node: ast.ClassDef, base: ast.expr) -> list[ast.ClassDef]:
+    """The classes of this file that a base of a class may be."""
+    found = [item for name in sorted(_base_names(source, base)) for item in source.names.definitions.get(name, [])]
+    return [item for item in found if isinstance(item, ast.ClassDef) and item is not node]
+
+
+def _base_names(source: Source, base: ast.expr) -> frozenset[str]:
+    plain = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+    return source.resolve(plain) or frozenset([plain.id] if isinstance(plain, ast.Name) else [""])
 
 
 def _is_module_name(name: str) -> bool:

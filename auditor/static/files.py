@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
@@ -58,11 +59,21 @@ def _search(top: str, nearest: Nearest) -> Iterator[str]:
 
 def excluded(path: str, patterns: Iterable[str], root: str = "") -> bool:
     """Whether a pattern names the file or folder itself, or its path as it stands or from the folder `root`."""
-    forms = [os.path.basename(path), Path(path).as_posix()]
+    forms = [os.path.basename(path), path.replace(os.sep, "/").removeprefix("./")]
     if root and (os.path.isabs(path) or root != os.getcwd()):
         below = os.path.relpath(path, root).replace(os.sep, "/")
         forms += [] if below in forms else [below]
-    return any(fnmatch(form, pattern) for pattern in patterns for form in forms)
+    names, wildcards = _sorted_out(tuple(patterns))
+    if any(os.path.normcase(form) in names for form in forms):
+        return True
+    return any(fnmatch(form, pattern) for pattern in wildcards for form in forms)
+
+
+@functools.lru_cache(maxsize=64)
+def _sorted_out(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Patterns that are plain names, and the others."""
+    wildcards = tuple(pattern for pattern in patterns if any(character in pattern for character in "*?["))
+    return frozenset(os.path.normcase(pattern) for pattern in patterns) - set(wildcards), wildcards
 
 
 class _GitIgnore:
@@ -160,5 +171,8 @@ def decode(content: bytes) -> str:
 
 def display(path: str) -> str:
     """The path as reports show it: relative to the current folder where that is shorter, with `/`."""
-    relative = os.path.relpath(path) if os.path.isabs(path) else path
-    return Path(path if relative.startswith("..") else relative).as_posix()
+    if os.path.isabs(path):
+        here = os.path.join(os.getcwd(), "")
+        path = os.path.normpath(path)
+        path = path[len(here) :] if path.startswith(here) else path
+    return Path(path).as_posix() if "./" in path or os.sep != "/" else path

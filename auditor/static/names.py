@@ -58,7 +58,9 @@ class Resolver:
                 if item.name == "*":
                     self.stars.append(origin)
                 else:
-                    self.aliases.setdefault(item.asname or item.name, set()).add(canonical(f"{origin}.{item.name}"))
+                    dot = "" if origin.endswith(".") else "."
+                    meaning = canonical(f"{origin}{dot}{item.name}")
+                    self.aliases.setdefault(item.asname or item.name, set()).add(meaning)
 
     def _read_assigned_aliases(self) -> None:
         """`Conv = nn.Conv2d` and the like, where the name is bound nowhere else in the file."""

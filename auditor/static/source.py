@@ -101,6 +101,18 @@ class Source:
         found = {call: (call.lineno, call.col_offset) for tail in tails for call in self._calls.get(tail, ())}
         return sorted(found, key=found.__getitem__)
 
+    def calls_through(self, alias: str) -> list[ast.Call]:
+        """Calls of what is imported as `alias`, or of something in it (`models.resnet(…)`), in document order."""
+        found = []
+        for name in self.tree.names(alias):
+            node: ast.AST = name
+            above = self.tree.parent(node)
+            while isinstance(above, ast.Attribute):
+                node, above = above, self.tree.parent(above)
+            if isinstance(above, ast.Call) and above.func is node:
+                found.append(above)
+        return found
+
     def calls_ending(self, ending: str) -> list[ast.Call]:
         """Calls whose callee's last part ends in `ending`, in document order of each name."""
         return [call for tail, calls in self._calls.items() if tail.endswith(ending) for call in calls]

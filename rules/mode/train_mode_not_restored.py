@@ -61,7 +61,11 @@ rule = Rule(
     category=Category.TRAINABILITY,
     severity=Severity.ERROR,
     summary="training goes on in eval mode after an evaluation",
-    triggers=(".eval(", ".train(False"),
+    triggers=(
+        ".eval(",
+        ".train(False",
+        *(("backward", name) for name in ("evaluate", "validate", "test(", "predict", "inference")),
+    ),
 )
 
 

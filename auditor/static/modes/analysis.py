@@ -23,6 +23,7 @@ from auditor.static.modes.dependence import (
     construction_dependence,
     method_dependence,
 )
+from auditor.static.modes.linked import ClassFacts, FunctionFacts, linked
 from auditor.static.modes.objects import (
     DEPTH,
     FUNCTIONS,
@@ -66,6 +67,7 @@ class ModeAnalysis:
         self._summaries: dict[Scope, Summary | None] = {}
         self._locals: dict[Scope, frozenset[str]] = {}
         self._kinds: dict[ast.expr, Kind] = {}
+        self._linked: dict[ast.Call, ClassFacts | FunctionFacts | None] = {}
         self._classes: dict[ast.ClassDef, ModuleClass] = {}
         self._dependence: dict[ast.ClassDef, bool | None] = {}
 
@@ -312,7 +314,15 @@ class ModeAnalysis:
                 return self.class_kind(definition)
         if self.source.layer_kind(call).startswith("torch.nn."):
             return Kind(True, self._layer_dependence(call))
-        return Kind(module=False)
+        known = self.linked(call)
+        built = known.returns if isinstance(known, FunctionFacts) else known
+        return Kind(True, built.depends) if built is not None and built.module else Kind(module=False)
+
+    def linked(self, call: ast.Call) -> ClassFacts | FunctionFacts | None:
+        """What is known of the class or function of another file that is called."""
+        if call not in self._linked:
+            self._linked[call] = linked(self.source, call.func)
+        return self._linked[call]
 
     def _layer_dependence(self, call: ast.Call) -> bool | None:
         """Whether a layer of torch depends on its mode, or one of those written inside its arguments does."""

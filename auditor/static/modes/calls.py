@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from auditor.static.classes import has_unseen_base
 from auditor.static.modes import libraries
+from auditor.static.modes.dependence import unknown_bases
+from auditor.static.modes.linked import ClassFacts, FunctionFacts
 from auditor.static.modes.objects import (
     DEPTH,
     ENTRY,
@@ -113,6 +115,9 @@ class CallVisit:
             for model in sorted(first, key=order):
                 self._record(model, self.state.mode(model), traced=True)
             return frozenset({Place(self.node, "")})
+        known = self.analysis.linked(self.node)
+        if known is not None:
+            return self._imported(known)
         kind = self.analysis.call_kind(self.node)
         if kind.module:
             return self._module(kind)
@@ -128,6 +133,39 @@ class CallVisit:
             self._callbacks()
             return NOTHING
         return self._unseen(NOTHING)
+
+    def _imported(self, known: ClassFacts | FunctionFacts) -> Objects:
+        """A class or function of another file of the project."""
+        if isinstance(known, ClassFacts):
+            return self._model(known) if known.module else self._unseen(NOTHING)
+        self._callbacks()
+        given = [*zip(known.parameters, self.positional, strict=False), *self.keywords.items()]
+        if any(isinstance(argument, ast.Starred) for argument in self.node.args) or "**" in self.keywords:
+            return self._unseen(NOTHING)
+        expressions = dict(zip(known.parameters, self.node.args, strict=False))
+        expressions.update({word.arg: word.value for word in self.node.keywords if word.arg})
+        for name, objects in given:
+            for held in sorted(objects, key=order):
+                if name in known.evaluated and isinstance(held, (Built, Place)):
+                    self._record(held, self.state.mode(held), evaluated=expressions[name])
+        for name, objects in given:
+            after = known.effects.get(name, UNKNOWN)
+            if after != ENTRY:
+                new = frozenset({Setting(after, self.node)})
+                for held in sorted(objects, key=order):
+                    self.interpreter.set_mode(held, new if len(objects) == 1 else NOT_KNOWN, self.state)
+        if known.returns is not None:
+            return self._model(known.returns)
+        return frozenset({Place(self.node, "")})
+
+    def _model(self, known: ClassFacts) -> Objects:
+        """A model that another file defines or builds."""
+        kind = Kind(True, known.depends)
+        self.analysis.remember(self.node, kind)
+        built = self._module(kind)
+        if not known.fresh:
+            self.interpreter.forget(built, self.state, self.node)
+        return built
 
     def _loaded(self) -> Objects:
         """`from_pretrained` returns its model in eval mode."""
@@ -154,7 +192,7 @@ class CallVisit:
         self.analysis.remember(self.node, self.analysis.class_kind(definition))
         facts = self.analysis.class_facts(definition)
         if self.source.module_class(definition):
-            fresh = not facts.has_unseen_base and not _switches_itself(facts)
+            fresh = not unknown_bases(self.source, facts) and not switches_itself(facts)
             setting = Setting(TRAIN if fresh else UNKNOWN, self.node, built=True)
             self.state.modes[built] = frozenset({setting})
         start = self.analysis.method(definition, "__init__")
@@ -278,7 +316,7 @@ class CallVisit:
         for held in sorted(receivers, key=order):
             saved = self._saved_modes(held) if modes is None else modes
             kind = self.analysis.kind(held)
-            if kind.node is not None and kind.module and _switches_itself(self.analysis.class_facts(kind.node)):
+            if kind.node is not None and kind.module and switches_itself(self.analysis.class_facts(kind.node)):
                 saved = NOT_KNOWN
             new = saved if len(receivers) == 1 else saved | self.state.mode(held)
             self.interpreter.set_mode(held, new, self.state)
@@ -321,12 +359,19 @@ class CallVisit:
         self.interpreter.forget(self._models_given(), self.state, self.node)
         return frozenset({Place(self.node, "")})
 
-    def _record(self, model: Object, modes: Modes, method: str = "", traced: bool = False) -> None:
+    def _record(
+        self,
+        model: Object,
+        modes: Modes,
+        method: str = "",
+        traced: bool = False,
+        evaluated: ast.expr | None = None,
+    ) -> None:
         if isinstance(model, Place) and model.opaque and _all_unknown(modes):
             return
         depends = self.analysis.dependence(model, method)
         scope = self.interpreter.scope
-        self.interpreter.record(ModelCall(self.node, model, modes, (), scope, depends, method, traced))
+        self.interpreter.record(ModelCall(self.node, model, modes, (), scope, depends, method, traced, evaluated))
 
     def _models_given(self) -> Objects:
         """The arguments that surely are models, or hold some."""
@@ -355,7 +400,7 @@ class CallVisit:
         summary = self.analysis.summary(function)
         if summary is None or summary.exit is None:
             return NOTHING
-        if any(_changes_mode(decorator) for decorator in function.decorator_list):
+        if any(changes_mode(decorator) for decorator in function.decorator_list):
             self.interpreter.forget(self.given | (bound or NOTHING), self.state, self.node)
             return frozenset({Place(self.node, "")})
         arguments = {} if unknown_arguments else self._matched(function, bound)
@@ -491,11 +536,11 @@ class _Application:
             depends = self.call.analysis.dependence(model, inner.method)
             depends = inner.depends if depends is None else depends
             scope = self.interpreter.scope
-            lifted = ModelCall(inner.call, model, modes, chain, scope, depends, inner.method, inner.traced)
+            lifted = inner._replace(model=model, modes=modes, chain=chain, scope=scope, depends=depends)
             self.interpreter.record(lifted)
 
 
-def _changes_mode(decorator: ast.expr) -> bool:
+def changes_mode(decorator: ast.expr) -> bool:
     """Whether a decorator may set the mode of what it wraps (`@eval_mode`), which torch's own do not."""
     tail = tail_of(decorator).lower()
     return any(word in tail for word in ("eval", "mode", "infer", "train")) and tail not in (
@@ -503,7 +548,7 @@ def _changes_mode(decorator: ast.expr) -> bool:
     )  # fmt: skip
 
 
-def _switches_itself(facts: ModuleClass) -> bool:
+def switches_itself(facts: ModuleClass) -> bool:
     """Whether a module class overrides how its mode is set, other than to hold back some layers."""
     for name in ("train", "eval"):
         method = facts.method(name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from auditor.static.classes import Function, ModuleClass
+from auditor.static.classes import Function, ModuleClass, is_unseen
 from auditor.static.layers import (
     ACTIVATIONS,
     ATTENTION,
@@ -17,6 +18,7 @@ from auditor.static.layers import (
     TRANSFORMERS,
 )
 from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
+from auditor.static.modes.linked import linked_class
 from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
@@ -29,7 +31,12 @@ def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = 
     if facts.name in seen:
         return False
     seen |= {facts.name}
-    unknown = facts.has_unseen_base
+    unknown = False
+    for base in _bases_elsewhere(source, facts):
+        inherited = linked_class(source, base)
+        if inherited is not None and inherited.depends:
+            return True
+        unknown = unknown or inherited is None or inherited.depends is None
     for owner in (facts, *facts.ancestors):
         if owner.reads_training:
             return True
@@ -45,12 +52,29 @@ def class_dependence(source: Source, facts: ModuleClass, seen: frozenset[str] = 
     return None if unknown else False
 
 
+def unknown_bases(source: Source, facts: ModuleClass) -> bool:
+    """Whether the class inherits from something that is not a class of torch.nn or of the project."""
+    known = [linked_class(source, base) for base in _bases_elsewhere(source, facts)]
+    return any(found is None or not found.fresh for found in known)
+
+
+def _bases_elsewhere(source: Source, facts: ModuleClass) -> Iterator[ast.expr]:
+    """The bases, of the class and those of its file that it inherits from, that neither the file nor torch defines."""
+    for owner in (facts, *facts.ancestors):
+        for base in owner.node.bases:
+            if is_unseen(source, owner.node, base):
+                yield base.value if isinstance(base, ast.Subscript) else base
+
+
 def construction_dependence(source: Source, call: ast.Call, seen: frozenset[str] = frozenset()) -> bool | None:
     """Whether the layer that `call` builds depends on its mode; False for a call that builds none."""
     kind = source.layer_kind(call)
     local = source.module_class(kind) if kind else None
     if local is not None:
         return class_dependence(source, local, seen)
+    known = linked_class(source, call.func)
+    if known is not None and known.module:
+        return known.depends
     depends = _layer_dependence(source, call, kind)
     if depends is None and not kind and isinstance(call.func, ast.Attribute):
         owner = call.func.value

@@ -109,6 +109,7 @@ class ModelCall(NamedTuple):
     depends: bool | None
     method: str = ""  # the method called, where it is not the forward
     traced: bool = False
+    evaluated: ast.expr | None = None  # the argument that `call`, of a function of another file, evaluates
 
     @property
     def position(self) -> ast.Call:

@@ -21,6 +21,7 @@ from auditor.static.tree import walk
 if TYPE_CHECKING:
     from auditor.static.source import Source
 
+_HANDS_OVER = r"\b(?:evaluate|validate|test|predict|inference)\w*\("  # to a function of another file, it may be
 _EVALUATES = r"\b(?:no_grad|inference_mode|set_grad_enabled|def \w*(?:eval|test|val|predict|infer))|jit\.trace"
 
 
@@ -78,7 +79,7 @@ class ModePaths:
     @cached_property
     def evaluated(self) -> list[Evaluated]:
         """The evaluations of models that are surely in train mode and surely depend on it, in document order."""
-        if not re.search(_EVALUATES, self.source.text) or not self._builds_dependent_model():
+        if not re.search(f"{_EVALUATES}|{_HANDS_OVER}", self.source.text) or not self._builds_dependent_model():
             return []
         paths: dict[tuple[ast.AST, Chain, ast.Call], list[ModelCall]] = {}
         for call in modes_of(self.source).calls:
@@ -150,7 +151,12 @@ class ModePaths:
         for call in source.calls_named(*names, "Sequential"):
             if source.method_of(call) is None and modes_of(source).call_kind(call).depends:
                 return True
-        return False
+        return any(
+            source.method_of(call) is None and modes_of(source).call_kind(call).depends
+            for name, meanings in source.names.aliases.items()
+            if not all(meaning.startswith("torch") for meaning in meanings)
+            for call in source.calls_through(name)
+        )
 
     def _trains_again(self, region: ast.stmt, call: ModelCall, settings: Sequence[Setting]) -> bool:
         """Whether training may follow the evaluation without a `train()` of its own."""
@@ -171,7 +177,8 @@ class ModePaths:
     def trained(self) -> list[Trained]:
         """The training steps that find their model in eval mode from the second round of a loop on."""
         text = self.source.text
-        if "backward" not in text or ".step(" not in text or not (".eval(" in text or ".train(False" in text):
+        switches = ".eval(" in text or ".train(False" in text or re.search(_HANDS_OVER, text)
+        if "backward" not in text or ".step(" not in text or not switches:
             return []
         calls = modes_of(self.source).calls
         harmless = {call.call for call in calls if call.depends is False}

@@ -90,6 +90,8 @@ class Purposes:
         """Where `model_call` evaluates a model; None if it does not, or may not."""
         path = [model_call.call, *reversed(model_call.chain)]
         sites = [call for call in path if not self.source.method_of(call)]
+        if model_call.evaluated is not None:
+            return self._elsewhere(model_call, path, sites)
         if self.is_test or not sites or not self._methods_evaluate(path) or self._in_framework(path):
             return None
         site = sites[0]
@@ -101,6 +103,17 @@ class Purposes:
         if any(self._used_in_training(call) for call in path):
             return None
         return Evaluation(site, self._region(site, receiver), receiver)
+
+    def _elsewhere(
+        self, model_call: ModelCall, path: Sequence[ast.Call], sites: Sequence[ast.Call]
+    ) -> Evaluation | None:
+        """The call of a function of another file that evaluates the model it is given."""
+        receiver = tail_of(model_call.evaluated) if isinstance(model_call.evaluated, (ast.Name, ast.Attribute)) else ""
+        if self.is_test or not sites or sites[0] is not model_call.call or self._in_framework(path):
+            return None
+        if not receiver or words(receiver) & _OWN_MODE or self._has_other_purpose(path, model_call):
+            return None
+        return Evaluation(sites[0], self._region(sites[0], receiver), ast.unparse(model_call.evaluated))  # type: ignore[arg-type]
 
     def receiver(self, call: ast.Call, method: str = "") -> str:
         """The model's name in the source, for a call of it, of its `forward` or of another method."""
