@@ -77,7 +77,7 @@ def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], m
         return result
     result.parsed = True
     found: list[Finding] = []
-    with project().looking_up() as links:
+    with project().looking_up(source.links):
         for rule in rules:
             try:
                 found += rule.read(source)
@@ -89,7 +89,7 @@ def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], m
                 result.problems.append(Problem(path, f"{rule.code} {rule.name} cannot be used: {error}"))
             except Exception as error:  # a mistake in one rule must not cost the findings of the others
                 result.problems.append(Problem(path, str(RuleFailure(rule, error))))
-        result.links = tuple(sorted(links))
+        result.links = tuple(sorted(source.links))
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)

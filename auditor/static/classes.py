@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.layers import MODULE_BASES
+from auditor.static.project import Definition, imported, project
 from auditor.static.tree import walk, walk_scope
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class ModuleClass:
         return self.node.lineno <= node.lineno <= (self.node.end_lineno or 0)
 
     def is_module(self, classes: Mapping[ast.ClassDef, ModuleClass], depth: int = 10) -> bool:
-        """Whether this is an nn.Module: a base is torch's or another such class of the file, or (a base imported
-        from elsewhere) it has a `forward(self, …)` and calls `super().__init__`, as only modules do."""
+        """Whether this is an nn.Module: a base is torch's or another such class of the file or the project, or (a base
+        that is not seen) it has a `forward(self, …)` and calls `super().__init__`, as only modules do."""
         for names in self.bases:
             for name in names:
                 if _is_module_name(name):
@@ -59,7 +60,15 @@ class ModuleClass:
                 parent = next((facts for facts in classes.values() if facts.name == name), None)
                 if parent is not None and parent is not self and depth and parent.is_module(classes, depth - 1):
                     return True
-        return bool(self.node.bases) and self._looks_like_one()
+        return bool(self.node.bases) and (self._looks_like_one() or self._inherits_one())
+
+    def _inherits_one(self) -> bool:
+        """Whether a base is a module class of another file of the project; asked where that matters: with a `forward`
+        there is something to check."""
+        if self.forward is None:
+            return False
+        found = (found for names in self.bases for found in imported(self.source, sorted(names)))
+        return any(project().ask(_is_module, item) for item in found)
 
     def _looks_like_one(self) -> bool:
         forward = self.forward
@@ -161,6 +170,10 @@ class ModuleClass:
             for method in self.methods.values()
             for node in walk_scope(method)
         )
+
+
+def _is_module(source: Source, node: Definition) -> bool:
+    return isinstance(node, ast.ClassDef) and source.module_class(node) is not None
 
 
 _HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})

@@ -151,8 +151,9 @@ class Project:
         own = self._links.pop()
         self._asked.pop()
         self._links[-1] |= own
-        if self._cut >= len(self._asked):  # else it rests on a question that is still open: another time it may not
+        if self._cut == sys.maxsize:  # what goes in circles is found out each time: it depends on where one enters
             self._answers[key] = (fresh, frozenset(own))
+        elif self._cut == len(self._asked):
             self._cut = sys.maxsize
         return fresh
 
@@ -166,11 +167,11 @@ class Project:
         return path
 
     @contextmanager
-    def looking_up(self) -> Iterator[set[Link]]:
-        """Collects everything that is looked up meanwhile."""
-        self._links.append(set())
+    def looking_up(self, links: set[Link]) -> Iterator[None]:
+        """Adds everything that is looked up meanwhile to `links`."""
+        self._links.append(links)
         try:
-            yield self._links[-1]
+            yield
         finally:
             self._links.pop()
             self._let_go()

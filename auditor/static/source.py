@@ -13,6 +13,7 @@ from auditor.finding import Location
 from auditor.static.classes import ModuleClass
 from auditor.static.constants import enclosing_scope, evaluate
 from auditor.static.names import Names, Resolver
+from auditor.static.project import Link, holds
 from auditor.static.tree import Tree
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Source:
         self._flows: dict[tuple[ModuleClass, Function], Flow] = {}
         self._once: dict[tuple[object, ...], Any] = {}
         self._kinds: dict[ast.Call, str] = {}
+        self.links: set[Link] = set()  # what the facts found out so far rest on in other files
         self.tree = Tree(ast.parse(text, filename=path, type_comments=False))
 
     def close(self) -> None:
@@ -297,7 +299,7 @@ _open: list[Source] = []
 def opened(path: str, text: str, module: str = "") -> Source:
     """The facts about `text`. Those last asked for are kept until others are: what is found in a text is mended in it
     next. Raises SyntaxError if `text` is no Python."""
-    if _open and (_open[0].path, _open[0].text, _open[0].module) == (path, text, module):
+    if _open and (_open[0].path, _open[0].text, _open[0].module) == (path, text, module) and holds(_open[0].links):
         return _open[0]
     while _open:
         _open.pop().close()

@@ -23,7 +23,7 @@ from auditor.static.modes.dependence import (
     construction_dependence,
     method_dependence,
 )
-from auditor.static.modes.linked import ClassFacts, FunctionFacts, linked
+from auditor.static.modes.linked import ClassFacts, FunctionFacts, linked, may_build
 from auditor.static.modes.objects import (
     DEPTH,
     FUNCTIONS,
@@ -314,7 +314,7 @@ class ModeAnalysis:
                 return self.class_kind(definition)
         if self.source.layer_kind(call).startswith("torch.nn."):
             return Kind(True, self._layer_dependence(call))
-        known = self.linked(call)
+        known = self.linked(call) if may_build(call) else None
         built = known.returns if isinstance(known, FunctionFacts) else known
         return Kind(True, built.depends) if built is not None and built.module else Kind(module=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from auditor.static.classes import has_unseen_base
 from auditor.static.modes import libraries
 from auditor.static.modes.dependence import unknown_bases
-from auditor.static.modes.linked import ClassFacts, FunctionFacts
+from auditor.static.modes.linked import ClassFacts, FunctionFacts, may_build
 from auditor.static.modes.objects import (
     DEPTH,
     ENTRY,
@@ -115,7 +115,7 @@ class CallVisit:
             for model in sorted(first, key=order):
                 self._record(model, self.state.mode(model), traced=True)
             return frozenset({Place(self.node, "")})
-        known = self.analysis.linked(self.node)
+        known = self.analysis.linked(self.node) if may_build(self.node) or self._models_given() else None
         if known is not None:
             return self._imported(known)
         kind = self.analysis.call_kind(self.node)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.static.modes.objects import AT_ENTRY, ENTRY, TRAIN, UNKNOWN, Built, Function, Place, arguments
+from auditor.static.modes.objects import AT_ENTRY, ENTRY, TRAIN, UNKNOWN, Built, Function, Place, arguments, tail_of
 from auditor.static.project import Definition, imported, project
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ class FunctionFacts(NamedTuple):
     effects: dict[str, str]
     evaluated: frozenset[str]
     returns: ClassFacts | None
+
+
+def may_build(call: ast.Call) -> bool:
+    """Whether a callee's name is that of a class, or of a function that may build a model."""
+    tail = tail_of(call.func)
+    return tail[:1].isupper() or re.search(_BUILDS, tail) is not None
+
+
+_BUILDS = r"(?i)build|create|make|get_|model|net|construct|init"
 
 
 def linked(source: Source, callee: ast.expr) -> ClassFacts | FunctionFacts | None:

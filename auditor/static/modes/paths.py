@@ -14,14 +14,16 @@ from weakref import WeakKeyDictionary, ref
 
 from auditor.static.modes import libraries
 from auditor.static.modes.analysis import modes_of
+from auditor.static.modes.linked import may_build
 from auditor.static.modes.objects import ENTRY, EVAL, FUNCTIONS, TRAIN, UNKNOWN, Chain, ModelCall, Setting
-from auditor.static.modes.purpose import LOOPS, Loop, Purposes
+from auditor.static.modes.purpose import EVALUATING, LOOPS, Loop, Purposes, words
 from auditor.static.tree import walk
 
 if TYPE_CHECKING:
     from auditor.static.source import Source
 
 _HANDS_OVER = r"\b(?:evaluate|validate|test|predict|inference)\w*\("  # to a function of another file, it may be
+_SIGNS = ("no_grad", "inference_mode", "set_grad_enabled", "trace", "trace_module")
 _EVALUATES = r"\b(?:no_grad|inference_mode|set_grad_enabled|def \w*(?:eval|test|val|predict|infer))|jit\.trace"
 
 
@@ -79,7 +81,9 @@ class ModePaths:
     @cached_property
     def evaluated(self) -> list[Evaluated]:
         """The evaluations of models that are surely in train mode and surely depend on it, in document order."""
-        if not re.search(f"{_EVALUATES}|{_HANDS_OVER}", self.source.text) or not self._builds_dependent_model():
+        if not re.search(f"{_EVALUATES}|{_HANDS_OVER}", self.source.text) or not self._may_evaluate():
+            return []
+        if not self._builds_dependent_model():
             return []
         paths: dict[tuple[ast.AST, Chain, ast.Call], list[ModelCall]] = {}
         for call in modes_of(self.source).calls:
@@ -139,6 +143,15 @@ class ModePaths:
         receiver = ast.unparse(arguments[0])
         return Evaluated(call.call, receiver, _sorted(call.modes), call.chain, (statement,), again, traced=True)
 
+    def _may_evaluate(self) -> bool:
+        """Whether anything in the file looks like an evaluation, other than inside of a model."""
+        tree = self.source.tree
+        named = [node.name for node in tree.all(ast.FunctionDef) + tree.all(ast.AsyncFunctionDef)]
+        if any(words(name) & EVALUATING for name in named) or re.search(_HANDS_OVER, self.source.text):
+            return True
+        uses = [use for name in _SIGNS for use in (*tree.attributes(name), *tree.names(name))]
+        return any(self.source.method_of(use) is None for use in uses)
+
     def _builds_dependent_model(self) -> bool:
         """Whether the file builds a model that depends on its mode, outside of other models."""
         source = self.source
@@ -156,6 +169,7 @@ class ModePaths:
             for name, meanings in source.names.aliases.items()
             if not all(meaning.startswith("torch") for meaning in meanings)
             for call in source.calls_through(name)
+            if may_build(call)
         )
 
     def _trains_again(self, region: ast.stmt, call: ModelCall, settings: Sequence[Setting]) -> bool:
