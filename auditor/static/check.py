@@ -14,7 +14,7 @@ from auditor.rule import Rule, RuleFailure
 from auditor.settings import Settings
 from auditor.static import files, suppress
 from auditor.static.project import Link, digest_of, new_run, project
-from auditor.static.source import opened
+from auditor.static.source import Source, opened
 from auditor.static.triggers import Triggers
 
 
@@ -76,20 +76,9 @@ def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], m
         result.problems.append(Problem(path, f"cannot be parsed: {error}"))
         return result
     result.parsed = True
-    found: list[Finding] = []
     with project().looking_up(source.links):
-        for rule in rules:
-            try:
-                found += rule.read(source)
-            except RecursionError:
-                result.problems.append(
-                    Problem(path, f"too deeply nested for {rule.code} {rule.name}; the rule was skipped")
-                )
-            except RuleError as error:
-                result.problems.append(Problem(path, f"{rule.code} {rule.name} cannot be used: {error}"))
-            except Exception as error:  # a mistake in one rule must not cost the findings of the others
-                result.problems.append(Problem(path, str(RuleFailure(rule, error))))
-        result.links = tuple(sorted(source.links))
+        found = _apply(rules, source, result)
+    result.links = tuple(sorted(source.links))
     unique = {(f.code, f.location, f.message): f for f in found}
     standing = drop_symptoms(sorted(unique.values(), key=lambda f: f.sort_key), rules)
     result.findings, result.silenced = suppress.split(standing, text)
@@ -99,6 +88,22 @@ def _read(path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], m
         result.findings = sorted([*result.findings, *kept], key=lambda f: f.sort_key)
         result.silenced += dropped
     return result
+
+
+def _apply(rules: Sequence[Rule], source: Source, result: FileResult) -> list[Finding]:
+    """What the rules find; one that fails costs the others nothing and becomes a problem of `result`."""
+    found: list[Finding] = []
+    for rule in rules:
+        try:
+            found += rule.read(source)
+        except RecursionError:
+            message = f"too deeply nested for {rule.code} {rule.name}; the rule was skipped"
+            result.problems.append(Problem(result.path, message))
+        except RuleError as error:
+            result.problems.append(Problem(result.path, f"{rule.code} {rule.name} cannot be used: {error}"))
+        except Exception as error:
+            result.problems.append(Problem(result.path, str(RuleFailure(rule, error))))
+    return found
 
 
 def drop_symptoms(findings: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
