@@ -8,14 +8,16 @@ __version__ = "0.1.0"
 DOCUMENTATION = "https://OWNER.github.io/torch-auditor"  # where `make docs` is published
 
 if TYPE_CHECKING:
+    from auditor.dynamic.layer_facts import initialize
     from auditor.fix.memory import rewrite
     from auditor.pipeline import audit_model as audit
     from auditor.pipeline import check_paths as check
 
-__all__ = ["audit", "check", "rewrite"]
+__all__ = ["audit", "check", "initialize", "rewrite"]
 _HOME = {
     "audit": ("auditor.pipeline", "audit_model"),
     "check": ("auditor.pipeline", "check_paths"),
+    "initialize": ("auditor.dynamic.layer_facts", "initialize"),
     "rewrite": ("auditor.fix.memory", "rewrite"),
 }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from auditor.dynamic.capture import as_inputs, capture
 from auditor.dynamic.flow import PASSES, kind_of_call, reached, weight_calls
+from auditor.dynamic.state import RandomState, seed_all
 from auditor.reference.initialization import GAINS
-from auditor.reference.scheme import LayerUse, module_facts
+from auditor.reference.scheme import Initialised, LayerUse, module_facts
+from auditor.reference.scheme import initialize as reference_initialize
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -29,6 +33,27 @@ def layer_facts(capture: Capture, model: nn.Module | None = None) -> list[LayerU
     """
     roles = _Roles(capture)
     return [roles.of(use) for use in module_facts(model if model is not None else capture.model)]
+
+
+def initialize(model: nn.Module, inputs: Any, scheme: str = "auto", *, seed: int = 0) -> list[Initialised]:
+    """Initialise every layer of `model` in place for the role it has when it runs on `inputs` (a tensor, a tuple of
+    arguments or a dict of keyword arguments), and say what each parameter got: `reference.initialize` with the facts of
+    the recorded graph.
+
+    Random numbers come from `seed`; torch's generators are left as they were. ValueError as `reference.initialize`, and
+    for a model that does not run.
+    """
+    captured = capture(copy.deepcopy(model), inputs, seed=seed)
+    if not captured.graphs:
+        raise ValueError(f"the model cannot be recorded: {captured.rungs['train'].reason}")
+    facts = layer_facts(captured, model)
+    args, kwargs = as_inputs(inputs).args, as_inputs(inputs).kwargs
+    state = RandomState.now()
+    try:
+        seed_all(seed)
+        return reference_initialize(model, scheme, layers=facts, x=kwargs or tuple(args))
+    finally:
+        state.restore()
 
 
 class _Roles:

@@ -1,4 +1,4 @@
-"""From BatchNorm to the normalisations that take its place, and what each of these rewrites keeps.
+"""From one normalisation to another that takes its place, and what each of these rewrites keeps.
 
 | to | same function | when |
 |---|---|---|
@@ -6,6 +6,9 @@
 | `to_frozen_batch_norm` | in evaluation yes; in training it is that of evaluation | fine-tuning with small batches |
 | `to_group_norm` | no: statistics of groups of channels within each sample | convolutions trained with small batches |
 | `to_layer_norm` | no: statistics of all channels at one position of one sample | features and sequences |
+
+`by_context` chooses among these. `to_built_in` puts `torch.nn.RMSNorm` or `torch.nn.LayerNorm` in the place of a layer
+that computes the same by hand: the same function, with the same parameters.
 
 All keep, as the same objects: γ and β (so that an optimiser, tied weights and `requires_grad` go on as before), hooks;
 and ε, dtype, device, mode and the attributes a user has set on the layer. They refuse, with a ValueError that says why,
