@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from auditor.dynamic.deferred import Deferral
 from auditor.dynamic.lines import is_user_file, user_location
-from auditor.dynamic.state import RandomState, seed_all
+from auditor.dynamic.state import RandomState, Switches, seed_all
 from auditor.finding import Location
 
 INIT_FILE = str(Path(torch.nn.init.__file__))
@@ -158,17 +158,13 @@ def _recorded(factory: Callable[[], Any], seed: int, path: str, fill: bool) -> t
 @contextmanager
 def _global_state(seed: int) -> Iterator[None]:
     """Seed every generator; put generators and torch's global switches back afterwards."""
-    generators, dtype, grad = RandomState.now(), torch.get_default_dtype(), torch.is_grad_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    generators, switches = RandomState.now(), Switches.now()
     try:
         seed_all(seed)
         yield
     finally:
         generators.restore()
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        switches.restore()
 
 
 # Lines ---------------------------------------------------------------------------------------------------------------

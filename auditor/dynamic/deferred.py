@@ -221,6 +221,23 @@ class ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **kwargs)
 
 
+class CountedShapes(ShapesOnly):  # type: ignore[no-untyped-call]
+    """Also counts: `bytes` is the size of all that was computed on the meta device, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = super().__torch_dispatch__(function, types, args, kwargs)
+        given = {address(tensor) for tensor in _tensors((args, kwargs))}
+        made = [tensor for tensor in _tensors(result) if tensor.is_meta and address(tensor) not in given]
+        self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in made)
+        return result
+
+
 def _makes_large(function: Any, args: tuple[Any, ...], minimum: int) -> bool:
     """Whether a factory makes a tensor of at least `minimum` elements."""
     takes_device = any(argument.name == "device" for argument in function._schema.arguments)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 STEPS, MORE_STEPS = 4, 8
 STEP_SIZE = 0.01
 BATCH, SMALL_BATCH = 32, 8
+FEW = 4  # where the activations of the small batch would take too much memory
+ACTIVATIONS = 1 << 29  # bytes that one forward may compute, while fewer samples do too
 LARGE_SAMPLE = 50_000  # elements above which the small batch is used
 LONG_SEQUENCE = 64  # tokens, likewise
 COLLAPSE_SUSPECT = 1e-3  # between-sample share at the head below which it is measured again after the steps
@@ -573,7 +575,8 @@ def fresh_batch(capture: Capture, seed: int) -> Batch | None:
         return None
     vocabularies = _vocabularies(capture)
     small = any(_is_large(tensor, size, bool(vocabularies.get(index))) for index, tensor in enumerate(tensors))
-    wanted = SMALL_BATCH if small else BATCH
+    kept = _activations(capture) / size
+    wanted = next((b for b in ((SMALL_BATCH,) if small else (BATCH, SMALL_BATCH)) if b * kept <= ACTIVATIONS), FEW)
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[int, torch.Tensor] = {}
     for index, tensor in enumerate(tensors):
@@ -581,6 +584,13 @@ def fresh_batch(capture: Capture, seed: int) -> Batch | None:
             drawn[id(tensor)] = _redrawn(tensor, axis, wanted, vocabularies.get(index), generator)
     args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: drawn.get(id(t), t), tree)
     return Batch(args, kwargs, wanted, True)
+
+
+def _activations(capture: Capture) -> int:
+    """Bytes of what the calls of the recorded forward gave, rearrangements left out."""
+    mode = "train" if "train" in capture.graphs else "eval"
+    made = [node for node in capture.nodes(mode) if node.operation not in PASSES and node.shape and node.dtype]
+    return sum(math.prod(node.shape or ()) * (node.dtype.itemsize if node.dtype else 0) for node in made)
 
 
 def _is_large(tensor: torch.Tensor, size: int, tokens: bool) -> bool:

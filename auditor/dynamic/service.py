@@ -35,17 +35,20 @@ class Audit:
 
 def audit(payload: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """The operation `audit` of the child process: arguments and result as JSON data."""
+    from auditor.dynamic.state import process_restored
+
     settings = Settings.from_json(payload["settings"])
     rules = chosen_rules(settings)
-    found = audit_file(
-        payload["spec"],
-        rules,
-        settings,
-        text=payload["texts"],
-        inputs=payload["inputs"],
-        facts=payload["facts"],
-        progress=progress,
-    )
+    with process_restored():
+        found = audit_file(
+            payload["spec"],
+            rules,
+            settings,
+            text=payload["texts"],
+            inputs=payload["inputs"],
+            facts=payload["facts"],
+            progress=progress,
+        )
     return {
         "findings": [to_json(finding) for finding in found.findings],
         "problems": [to_json(problem) for problem in found.problems],

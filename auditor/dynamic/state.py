@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import sys
+import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +72,63 @@ def _same_numpy(a: Any, b: Any) -> bool:
     return a[0] == b[0] and bool((a[1] == b[1]).all()) and a[2:] == b[2:]
 
 
+@dataclass(frozen=True)
+class Switches:
+    """Torch's settings for the whole process that user code may turn, and that change what the next model computes."""
+
+    dtype: torch.dtype
+    gradients: bool
+    deterministic: bool
+    warn_only: bool
+    anomaly: bool
+    threads: int
+    precision: str
+    benchmark: bool
+
+    @classmethod
+    def now(cls) -> Switches:
+        return cls(
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.is_anomaly_enabled(),
+            torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.benchmark,
+        )
+
+    def restore(self) -> None:
+        if self == Switches.now():
+            return
+        torch.set_default_dtype(self.dtype)
+        torch.set_grad_enabled(self.gradients)
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.autograd.set_detect_anomaly(self.anomaly)
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.precision)
+        torch.backends.cudnn.benchmark = self.benchmark
+
+
+@contextlib.contextmanager
+def process_restored() -> Iterator[None]:
+    """Put back what the code of one target may change for the next: torch's switches, generators, the working folder,
+    the environment, the search path of modules and the filters of warnings."""
+    switches, generators = Switches.now(), RandomState.now()
+    folder, environment, searched = os.getcwd(), dict(os.environ), sys.path[:]
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        switches.restore()
+        generators.restore()
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.path[:] = searched
+
+
 def seed_all(seed: int) -> None:
     """Seed torch (all devices), Python's `random` and, where it is imported, NumPy."""
     torch.manual_seed(seed)
@@ -85,7 +144,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
 
     Covered: values, dtype, device, `requires_grad` and gradients of parameters and buffers; tensors held as plain
     attributes or in lists and dicts that are; every module's attributes (training flags, rates, caches, hooks: rebound
-    ones are bound back, new ones removed), also of layers kept in a list; generators; gradient mode; default dtype.
+    ones are bound back, new ones removed), also of layers kept in a list; generators; torch's switches (`Switches`).
     Not covered: the inside of other objects. Memory: one copy of the parameters and buffers.
     """
     modules = modules_of(model)
@@ -93,7 +152,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
     containers = [_ContainerState(value) for _, held in attributes for value in held.values() if type(value) in PLAIN]
     flags = [(module, module.training) for module in modules]
     tensors = [_TensorState(tensor) for tensor in _tensors_of(modules)]
-    generators, gradients, dtype = RandomState.now(), torch.is_grad_enabled(), torch.get_default_dtype()
+    generators, switches = RandomState.now(), Switches.now()
     try:
         yield
     finally:
@@ -104,8 +163,7 @@ def preserved(model: torch.nn.Module) -> Iterator[None]:
             container.restore()
         for module, training in flags:
             module.training = training  # scripted modules keep it outside their attributes
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
+        switches.restore()
         generators.restore()
         for state in tensors:
             state.restore()

@@ -459,3 +459,39 @@ def test_a_batch_size_replaces_ours() -> None:
     changed = rebatched(inputs, 2)
     assert (changed.description, changed.batch, changed.source) == ("tokens:2x16:100;mask=bool:2x16", 2, "given")
     assert changed.args[0].shape == (2, 16)
+
+
+RUNS: list[tuple[int, ...]] = []  # not on the model, which is put back as it was
+
+
+class Attends(nn.Module):
+    """Attention over the pixels of images of one size: the square of their number."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(3, 8, 1)
+        RUNS.clear()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != self.size:
+            raise ValueError(f"images of another size are wanted, not of {x.shape[-1]}")
+        if not x.is_meta:
+            RUNS.append(tuple(x.shape))
+        pixels = self.conv(x).flatten(2)
+        return (pixels.transpose(1, 2) @ pixels).softmax(-1).mean(dim=(1, 2))[:, None]
+
+
+def test_a_guess_that_needs_too_much_memory_is_not_run() -> None:
+    model = Attends(224)  # 4 × 50176² numbers: 40 GB
+    with pytest.raises(InputError):
+        infer(model)
+    assert RUNS == []
+
+
+def test_what_is_affordable_only_for_few_samples_gets_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auditor.dynamic.inputs.infer.CHEAP", 0)
+    monkeypatch.setattr("auditor.dynamic.inputs.infer.AFFORDABLE", 5 << 20)  # a sample takes 8 MB, twice
+    model = Attends(32)
+    assert infer(model).description == "2x3x32x32"
+    assert RUNS == [(2, 3, 32, 32)]

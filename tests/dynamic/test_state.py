@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -10,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from auditor.dynamic.state import RandomState, preserved, seed_all
+from auditor.dynamic.state import RandomState, Switches, preserved, process_restored, seed_all
 
 
 class Model(nn.Module):
@@ -163,3 +168,49 @@ def test_layers_in_lists_caches_and_hooks() -> None:
     assert list(model.cache) == ["a"]
     assert float(model.cache["a"].sum()) == 0
     assert not model._forward_hooks
+
+
+def turn_everything() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.autograd.set_detect_anomaly(True)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+    torch.manual_seed(99)
+
+
+def test_switches_of_torch_come_back() -> None:
+    model, before, generators = Model(), Switches.now(), RandomState.now()
+
+    def turn() -> None:
+        with preserved(model):
+            turn_everything()
+            now = Switches.now()
+            assert all(getattr(now, field.name) != getattr(before, field.name) for field in fields(now))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        turn()
+    assert Switches.now() == before
+    assert generators.changed() == ()
+
+
+def test_the_process_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    before, folder, searched, filters = Switches.now(), os.getcwd(), sys.path[:], warnings.filters[:]
+
+    def turn() -> None:
+        with process_restored():
+            turn_everything()
+            os.chdir(tmp_path)
+            os.environ.update(KEPT="2", NEW="1")
+            sys.path.clear()
+            warnings.simplefilter("error")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        turn()
+    assert (Switches.now(), os.getcwd(), sys.path, warnings.filters) == (before, folder, searched, filters)
+    assert (os.environ["KEPT"], os.environ.get("NEW")) == ("1", None)

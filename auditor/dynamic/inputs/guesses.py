@@ -74,6 +74,14 @@ class Guess:
     def reshaped(self, name: str, shape: Sequence[int]) -> Guess:
         return self.with_(name, replace(self.leaves[name], shape=tuple(shape)))
 
+    def batched(self, before: int, size: int) -> Guess:
+        """The same with `size` samples where there were `before`."""
+        axis, items = self.axis or 0, dict(self.items)
+        for name, leaf in self.leaves.items():
+            if len(leaf.shape) > axis and leaf.shape[axis] == before:
+                items[name] = replace(leaf, shape=(*leaf.shape[:axis], size, *leaf.shape[axis + 1 :]))
+        return replace(self, items=items)
+
     @property
     def elements(self) -> int:
         """The number of elements of the largest tensor."""

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from auditor.dynamic.deferred import ShapesOnly
+from auditor.dynamic.deferred import CountedShapes, ShapesOnly
 from auditor.dynamic.inputs import InputError, Inputs, Item, Leaf, Spec, from_tensors
 from auditor.dynamic.inputs.guesses import BATCH, Facts, Guess, facts_of, first_guesses, needed
 from auditor.dynamic.inputs.repairs import by_numbers, repairs
@@ -29,6 +29,11 @@ from auditor.dynamic.state import preserved, seed_all
 
 TRIES = 40
 SECONDS = 60.0
+REPAIRED = 5  # repairs of a first guess in a row, before the next one is tried
+CHEAP = 4 * 3 * 96 * 96  # elements up to which a guess is run without asking what that takes
+AFFORDABLE = 1 << 30  # bytes that a run with a guess may compute while there are others to try
+AT_MOST = 4  # times that, where nothing cheaper works
+FEW = 2  # samples, where more are not affordable
 ELEMENTS = 1 << 22  # no guess is larger: a wrong axis must not exhaust memory
 
 
@@ -90,22 +95,34 @@ def infer(
 
 def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], device: str) -> Inputs:
     """Run guesses, repaired ones first, until one works and keeps the samples apart."""
-    queue = deque(itertools.chain(hinted, itertools.islice(first_guesses(facts), TRIES)))
+    firsts = itertools.chain(hinted, itertools.islice(first_guesses(facts), TRIES))
+    queue = deque((guess, REPAIRED) for guess in firsts)
+    costly: list[Guess] = []
     seen: set[str] = set()
     accepted: Inputs | None = None
+    affordable: float = AFFORDABLE
     complaint = "it takes no tensor" if not queue else ""
     deadline, tries = time.monotonic() + SECONDS, 0
-    while queue and tries < TRIES and time.monotonic() < deadline:
-        guess = queue.popleft()
+    while (queue or costly) and tries < TRIES and time.monotonic() < deadline:
+        if not queue:  # nothing cheaper works
+            queue.extend((guess, 0) for guess in costly)
+            costly, seen = [], seen - {guess.key for guess in costly}
+            affordable *= AT_MOST
+        guess, repairable = queue.popleft()
         if guess.key in seen:
             continue
         seen.add(guess.key)
+        if guess.elements > CHEAP and device != "meta" and _bytes_of_run(model, guess, facts) > affordable:
+            complaint = complaint or f"a run with {_spec(guess, facts)} needs too much memory"
+            if affordable == AFFORDABLE:
+                costly += [guess.batched(facts.batch, FEW), guess]
+            continue
         tries += 1
         inputs = _spec(guess, facts).make(seed=seed, device=device, source="inferred", batch_axis=guess.axis)
         run = _run(model, inputs)
         if run.error is None and guess.axis == 1 and run.keeps_first(inputs):
             return _spec(guess, facts).make(seed=seed, device=device, source="inferred", batch_axis=0)
-        if run.error is None and run.keeps(facts.batch):
+        if run.error is None and (run.keeps(facts.batch) or (inputs.batch == FEW and run.keeps(FEW))):
             return inputs
         if run.error is None:
             accepted = accepted or inputs
@@ -113,8 +130,11 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], 
             continue
         complaint = complaint or f"{summary(run.error)} (called with {inputs.description})"
         repaired = [g for g in repairs(guess, run.error, facts) if g.key not in seen and g.elements <= ELEMENTS]
-        queue.extendleft(reversed(repaired[:6]))
-        queue.extend(g for g in by_numbers(guess, str(run.error)) if g.elements <= ELEMENTS)
+        if repairable:
+            queue.extendleft((g, repairable - 1) for g in reversed(repaired[:6]))
+        else:  # other first guesses get their turn
+            queue.extend((g, REPAIRED) for g in repaired[:6])
+        queue.extend((g, 0) for g in by_numbers(guess, str(run.error)) if g.elements <= ELEMENTS)
     if accepted is not None:
         return accepted
     raise InputError(f"no inputs were found that it runs with; the first try: {complaint}")
@@ -148,6 +168,18 @@ def _spec(guess: Guess, facts: Facts) -> Spec:
     args += [item for name, item in rest.items() if name.startswith("*")]
     kwargs.update({name: item for name, item in rest.items() if not name.startswith("*")})
     return Spec(tuple(args), kwargs)
+
+
+def _bytes_of_run(model: nn.Module, guess: Guess, facts: Facts) -> int:
+    """Bytes of everything that a run computes, told by shapes alone; 0 where they do not tell."""
+    inputs = _spec(guess, facts).make(device="meta", source="inferred")
+    counter = CountedShapes()
+    try:
+        with torch.no_grad(), counter:
+            model(*inputs.args, **inputs.kwargs)
+    except (Exception, SystemExit):  # the run with values meets it again, or it comes of there being no values
+        return 0
+    return counter.bytes
 
 
 # Dry runs -------------------------------------------------------------------------------------------------------------
