@@ -144,7 +144,7 @@ def content_of(path: str, content: bytes, text: str) -> str:
 
 def shown(text: str) -> str:
     """The text as its author knows it: what only IPython understands is behind placeholders in a notebook's script."""
-    if "#%# " not in text:
+    if "  #%" not in text:
         return text
     from auditor.static.notebook import restored
 

@@ -1,7 +1,7 @@
 """Jupyter notebooks as one Python script, and back: only the source lines that changed are written anew.
 
-The script has a line `#%% cell N` before the code of each cell; N counts all cells from 1. Lines that only IPython
-understands are kept behind placeholders.
+The script has a line `pass  #%% cell N` before the code of each cell; N counts all cells from 1. Lines that only
+IPython understands are kept behind placeholders.
 https://nbformat.readthedocs.io/en/latest/format_description.html
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
-_HEAD = "#%% cell "
+_HEAD = "pass  #%% cell "  # a statement, so that what is put in before the first one of a cell comes after it
 _MARK = "  #%# "  # stands between a placeholder and the line it stands for
 _MAGIC = re.compile(r"\s*[%!?]|.*[\w)\]]\?{1,2}\s*$")
 _ASSIGNED = re.compile(r"(?P<target>\s*[\w.,\[\] ]+=\s*)[%!]")
@@ -44,6 +44,8 @@ class Notebook:
             hint = "its format is older than 4; open and save it with Jupyter" if old else "it has no list of cells"
             raise ValueError(f"no notebook: {hint}")
         self.cells = list(_code_cells(self.raw)) if _is_python(document) else []
+        if any(mark in cell.source for cell in self.cells for mark in (_MARK, _HEAD)):
+            raise ValueError("a cell holds the marks `#%#` or `#%% cell` that stand for IPython's lines here")
         parts = [f"{_HEAD}{cell.number}\n{_without_magics(cell.source)}\n" for cell in self.cells]
         self.text = "".join(parts)
 
@@ -88,13 +90,17 @@ class Notebook:
 def cells_of(lines: Sequence[str]) -> dict[int, list[str]]:
     """The lines of each cell of a script, as their author sees them."""
     cells: dict[int, list[str]] = {}
+    above: list[str] = []  # an import that was put in on top
     number = 0
     for line in lines[:-1] if lines and not lines[-1] else lines:
         if line.startswith(_HEAD):
             number = int(line.removeprefix(_HEAD))
             cells[number] = []
-        elif number:
-            cells[number].append(_restored(line))
+        else:
+            (cells[number] if number else above).append(_restored(line))
+    if above:
+        first = next((cell for cell in cells.values() if not "".join(cell).lstrip().startswith("%%")), [])
+        first[:0] = above
     return cells
 
 
@@ -107,8 +113,9 @@ def place(lines: Sequence[str], row: int) -> tuple[int, int]:
 
 
 def restored(text: str) -> str:
-    """A script with IPython's lines back in place of their placeholders."""
-    return "\n".join(map(_restored, text.split("\n"))) if _MARK in text else text
+    """A script with IPython's lines back in place of their placeholders, and the cells under headings."""
+    lines = [line.removeprefix("pass  ") if line.startswith(_HEAD) else _restored(line) for line in text.split("\n")]
+    return "\n".join(lines)
 
 
 def _restored(line: str) -> str:

@@ -55,8 +55,6 @@ NEW = {
     "torch.optim.lr_scheduler._LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
     COLLATE + "default_collate": "torch.utils.data.default_collate",
     COLLATE + "default_convert": "torch.utils.data.default_convert",
-    "torch.utils.data.dataloader.default_collate": "torch.utils.data.default_collate",
-    "torch.utils.data.dataloader.default_convert": "torch.utils.data.default_convert",
     "torch._utils.is_compiling": "torch.compiler.is_compiling",
     "torch._dynamo.is_compiling": "torch.compiler.is_compiling",
     "torch._dynamo.external_utils.is_compiling": "torch.compiler.is_compiling",

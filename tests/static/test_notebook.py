@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from auditor.static.notebook import Notebook, cells_of, place
@@ -96,7 +96,7 @@ def test_source_as_one_string_and_escapes(tmp_path: Path) -> None:
 def test_the_modes_of_one_script() -> None:
     """Cells see each other: what one defines, another one uses."""
     book = Notebook(notebook(cell("import torch"), cell("a = 1", "raw"), cell("torch.norm(a)")).encode())
-    assert book.text == "#%% cell 1\nimport torch\n#%% cell 3\ntorch.norm(a)\n"
+    assert book.text == "pass  #%% cell 1\nimport torch\npass  #%% cell 3\ntorch.norm(a)\n"
     assert place(book.text.split("\n"), 4) == (3, 1)
 
 
@@ -139,6 +139,7 @@ def test_strings_are_left_alone() -> None:
 def test_there_and_back(sources: list[str], listed: bool, ascii_only: bool) -> None:
     cells = [cell([*(line + "\n" for line in s.split("\n")[:-1]), s.split("\n")[-1]] if listed else s) for s in sources]
     raw = json.dumps({"cells": cells, "nbformat": 4}, ensure_ascii=ascii_only, indent=2)
+    assume("  #%# " not in "".join(sources))
     book = Notebook(raw.encode())
     assert book.with_script(book.text) == raw
     shown = cells_of(book.text.split("\n"))
@@ -152,6 +153,7 @@ def test_there_and_back(sources: list[str], listed: bool, ascii_only: bool) -> N
         ("[]", "no list of cells"),
         ('{"worksheets": []}', "older than 4"),
         ("", "broken JSON"),
+        (notebook(cell("torch.norm(x)  #%# y")), "holds the marks"),
     ],
 )
 def test_what_is_no_notebook(tmp_path: Path, content: str, message: str) -> None:
@@ -197,3 +199,34 @@ def test_comments_silence_and_unused_ones_go(net: Path) -> None:
     result = auditor("check", "net.ipynb", "--isolated", "--fix", "--fail-on", "info")
     assert result.exit_code == 0, result.output
     assert json.loads(net.read_text(encoding="utf-8"))["cells"][1]["source"][-1] == "y = 1"
+
+
+TRAINING = (
+    "import torch\nfrom torch import nn\nimport torch.nn.functional as F",
+    "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(4, 2)\n"
+    "        self.drop = nn.Dropout(0.2)\n\n    def forward(self, x):\n        return self.fc(self.drop(x))",
+    "net = Net()\noptimizer = torch.optim.SGD(net.parameters(), lr=0.1)",
+    "for x, y in loader:\n    optimizer.zero_grad()\n    F.cross_entropy(net(x), y).backward()\n    optimizer.step()",
+    "# how good is it?\nwith torch.no_grad():\n    right = (net(x).argmax(-1) == y).sum()",
+)
+
+
+def test_a_mode_is_followed_through_the_cells(tmp_path: Path) -> None:
+    path = tmp_path / "net.ipynb"
+    path.write_text(notebook(*map(cell, TRAINING)))
+    found = auditor("check", str(path), "--isolated", "--output-format", "concise").output
+    assert "cell 5:3:14: MOD001" in found
+    auditor("check", str(path), "--isolated", "--fix", "--unsafe-fixes")
+    sources = [item["source"] for item in json.loads(path.read_text())["cells"]]
+    assert sources[:4] == list(TRAINING[:4])
+    assert sources[4].count("net.eval()\n") == 1
+
+
+def test_an_import_is_put_into_a_cell_of_python(tmp_path: Path) -> None:
+    path = tmp_path / "net.ipynb"
+    path.write_text(notebook(cell("%%bash\nls"), cell("from torch import nn, norm"), cell("n = norm(x, 2)")))
+    auditor("check", str(path), "--isolated", "--fix")
+    sources = [item["source"] for item in json.loads(path.read_text())["cells"]]
+    assert sources[0] == "%%bash\nls"
+    assert "import torch\n" in sources[1]
+    assert sources[2] == "n = torch.linalg.vector_norm(x, 2)"
