@@ -55,7 +55,7 @@ rule = Rule(
     category=Category.CORRECTNESS,
     severity=Severity.ERROR,
     summary="in eval mode the model still draws random numbers",
-    yields_to=("MOD004", "MOD005", "MOD006", "MOD007", "DRP006", "DRP011", "DRP014"),
+    yields_to=("MOD004", "MOD005", "MOD006", "MOD007", "MOD008", "DRP006", "DRP011", "DRP014"),
 )
 
 # Names of classes and functions whose business is drawing numbers.
