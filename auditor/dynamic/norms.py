@@ -6,16 +6,20 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from auditor.dynamic.capture import class_location
+from auditor.dynamic.intent import source_at
 from auditor.dynamic.state import preserved
 from auditor.finding import Location
 from auditor.reference.normalization import layer_norm, rms_norm
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 # Float64 shows a wrong ε or a wrong variance at 1e-6 and above; layers that cast to float32 get float32's rounding.
 EXACT, CAST = 1e-10, 5e-6
@@ -142,3 +146,31 @@ def class_row(cls: type) -> Location:
     lines, first = inspect.getsourcelines(cls)
     below = next((index for index, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
     return Location(location.path, first + below)
+
+
+def trained_in_eval(capture: Capture) -> Iterator[tuple[str, int, Location]]:
+    """BatchNorms with running statistics that the run in eval mode updated: path of the first, how many there are, and
+    the line of the user's forward that switched them, or of the layer where there is none."""
+    found = []
+    for node in capture.nodes("eval"):
+        statistics = node.operation == "batch_norm" and node.argument("running_mean", 1) is not None
+        if statistics and node.argument("training", 5, False) is True and node.module in capture.modules:
+            found.append(node.module)
+    if found:
+        first = capture.modules[found[0]]
+        yield first.path, len(set(found)), _switched_at(capture) or first.location
+
+
+def _switched_at(capture: Capture) -> Location | None:
+    """The line of the user's model that calls `self.train()`, `self.norm.train()` or the like in what it runs."""
+    for facts in capture.modules.values():
+        location = class_location(type(facts.module))
+        source = source_at(location) if location.path else None
+        owner = source.module_class(type(facts.module).__name__) if source is not None else None
+        if source is None or owner is None:
+            continue
+        for call in source.calls_named("train"):
+            method = source.method_of(call)
+            if method is not None and method[0] is owner and method[1].name != "train":
+                return Location(location.path, call.lineno)
+    return None

@@ -65,7 +65,9 @@ def ties_to_cuda(source: Source) -> Iterator[Finding]:
     """A device literal that every run of the forward reaches."""
     for facts in source.module_classes:
         for found in device_literals(source, facts):
-            message = f"`{found.written}` in `{found.method.name}` ties `{facts.name}` to CUDA, whatever device it is on"
+            message = (
+                f"`{found.written}` in `{found.method.name}` ties `{facts.name}` to CUDA, whatever device it is on"
+            )
             yield rule.finding(found.call, message)
 
 

@@ -5,7 +5,7 @@
 
 ## Why it matters
 Calling the module runs its hooks; calling `forward` does not. Weight norm and spectral norm (old style), pruning,
-feature extraction, profilers, quantisation observers, `torch.compile` and the synchronisation of DistributedDataParallel
+feature extraction, profilers, quantisation observers, `torch.compile` and DistributedDataParallel's synchronisation
 hang on the call: with `forward` they silently do nothing.
 
 ## Example

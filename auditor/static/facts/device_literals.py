@@ -82,9 +82,9 @@ def _asked_before(source: Source, node: ast.AST, method: Function) -> bool:
     """Whether a condition around `node`, or one that left the method before it, looks at the device."""
     below = node
     for above in source.tree.ancestors(node):
-        if isinstance(above, (ast.If, ast.IfExp, ast.While)) and below is not above.test:
-            if _ASKS.search(ast.unparse(above.test)):
-                return True
+        branch = isinstance(above, (ast.If, ast.IfExp, ast.While)) and below is not above.test
+        if branch and _ASKS.search(ast.unparse(above.test)):  # type: ignore[attr-defined]
+            return True
         if isinstance(above, (ast.ExceptHandler, ast.Try)):
             return True
         if above is method:

@@ -208,6 +208,14 @@ class ModeAnalysis:
             return kind.depends
         return method_dependence(self.source, facts, method) if facts is not None else None
 
+    def built_by(self, model: Object) -> ModuleClass | ast.Call | None:
+        """The class of the file that `model` is an instance of, or the call that built it."""
+        kind = self.kind(model)
+        facts = self.source.module_class(kind.node) if kind.node is not None else None
+        if facts is None and isinstance(model, Built) and isinstance(model.node, ast.Call) and kind.module:
+            return model.node
+        return facts
+
     def remember(self, node: ast.expr, kind: Kind) -> None:
         self._kinds[node] = kind
 

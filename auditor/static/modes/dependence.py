@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from auditor.static.layers import (
     RECURRENT,
     TRANSFORMERS,
 )
-from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS
+from auditor.static.modes.libraries import BUILTINS, HARMLESS_METHODS, builds_library_model, library_dependence
 from auditor.static.modes.linked import linked_class
 from auditor.static.tree import walk, walk_scope
 
@@ -138,6 +139,52 @@ def method_dependence(source: Source, facts: ModuleClass, name: str, seen: froze
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "self":
             return class_dependence(source, facts)
     return None
+
+
+# Library models without BatchNorm, by the beginning of their names.
+_WITHOUT_BATCH_NORM = re.compile(r"(?i)alexnet|squeezenet|vgg\d+$|vit|swin|convnext|maxvit|deit|beit|mixer")
+
+
+def holds_batch_norm(source: Source, built: ast.Call | ModuleClass | None, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether what a call builds, or a class builds without condition, surely holds a BatchNorm with statistics."""
+    if isinstance(built, ast.Call):
+        kind = source.layer_kind(built)
+        local = source.module_class(kind) if kind else None
+        if local is not None:
+            return holds_batch_norm(source, local, seen)
+        if kind in BATCH_NORMS:
+            return source.constant(source.argument(built, "track_running_stats"), default=True) is not False
+        inside = [node for node in walk(built) if isinstance(node, ast.Call) and node is not built]
+        return _library_batch_norm(source, built) or any(holds_batch_norm(source, node, seen) for node in inside)
+    if built is None or built.name in seen:
+        return False
+    seen |= {built.name}
+    for owner in (built, *built.ancestors):
+        for call in (call for method in owner.methods.values() for call in source.constructions.get(method, ())):
+            if holds_batch_norm(source, call, seen) and not _is_conditional(source, call, _method_of(source, call)):
+                return True
+        for attributes in owner.own_attributes.values():
+            for item in attributes:
+                library = [node for node in walk(item.value) if isinstance(node, ast.Call)]
+                if not item.conditional and any(_library_batch_norm(source, node) for node in library):
+                    return True
+    return False
+
+
+def _method_of(source: Source, call: ast.Call) -> Function:
+    method = source.function_of(call)
+    assert method is not None
+    return method
+
+
+def _library_batch_norm(source: Source, call: ast.Call) -> bool:
+    names = source.resolve(call.func)
+    if not builds_library_model(names):
+        return False
+    first = source.constant(source.argument(call, "model_name", 0))
+    name = first if names == {"timm.create_model"} else next(iter(names)).rpartition(".")[2]
+    depends = library_dependence(names, first)
+    return bool(depends) and isinstance(name, str) and not _WITHOUT_BATCH_NORM.search(name)
 
 
 def _attribute_depends(source: Source, facts: ModuleClass, name: str) -> bool:

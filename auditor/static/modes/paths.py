@@ -176,7 +176,7 @@ class ModePaths:
         """Whether training may follow the evaluation without a `train()` of its own."""
         places: list[ast.stmt | ast.expr] = [region, *reversed(call.chain)]
         for node in places:
-            for loop in self._loops(node):
+            for loop in self.loops_around(node):
                 if self.purposes.trains(loop):
                     inside = set(walk(loop))
                     return not all(not s.built and inside & {s.node, *s.via} for s in settings)
@@ -221,10 +221,10 @@ class ModePaths:
         level = next((i for i, (a, b) in enumerate(zip(calls, settings, strict=False)) if a is not b), None)
         if level is None or not _comes_after(settings[level], calls[level]):
             return None
-        after = set(self._loops(settings[level]))
-        common = [loop for loop in self._loops(calls[level]) if loop in after]
+        after = set(self.loops_around(settings[level]))
+        common = [loop for loop in self.loops_around(calls[level]) if loop in after]
         for outer in reversed(calls[:level]):
-            common += self._loops(outer)
+            common += self.loops_around(outer)
         return common[0] if common else None
 
     def _judged(self, call: ModelCall, setting: Setting, loop: Loop) -> Trained | None:
@@ -242,13 +242,13 @@ class ModePaths:
     def _start(self, call: ast.Call, loop: Loop) -> ast.stmt:
         """The outermost loop around `call` in its function and inside `loop`, or the start of `loop`'s body."""
         start: ast.stmt | None = None
-        for inner in self._loops(call):
+        for inner in self.loops_around(call):
             if inner is loop:
                 return start or loop.body[0]
             start = inner
         return start or self.source.statement_of(call)
 
-    def _loops(self, node: ast.AST) -> list[Loop]:
+    def loops_around(self, node: ast.AST) -> list[Loop]:
         """The loops around `node` in its function, innermost first."""
         found: list[Loop] = []
         below = node

@@ -354,7 +354,9 @@ class Purposes:
         if not isinstance(node, ast.Call):
             return False
         name = tail_of(node.func)
-        if name == "train" and isinstance(node.func, ast.Attribute) and not node.args:
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        flags = all(isinstance(item, ast.Constant) and isinstance(item.value, bool) for item in given)
+        if name == "train" and isinstance(node.func, ast.Attribute) and flags:
             return False  # a switch of mode
         return name in self._training_functions or bool(words(name) & {"train", "fit", "training"})
 
