@@ -149,13 +149,18 @@ def class_row(cls: type) -> Location:
 
 
 def trained_in_eval(capture: Capture) -> Iterator[tuple[str, int, Location]]:
-    """BatchNorms with running statistics that the run in eval mode updated: path of the first, how many there are, and
-    the line of the user's forward that switched them, or of the layer where there is none."""
+    """BatchNorms with running statistics that a forward in eval mode puts back in train mode: path of the first, how
+    many there are, and the line of the user's forward that switched them, or of the layer where there is none."""
     found = []
     for node in capture.nodes("eval"):
         statistics = node.operation == "batch_norm" and node.argument("running_mean", 1) is not None
         if statistics and node.argument("training", 5, False) is True and node.module in capture.modules:
             found.append(node.module)
+    if not found:
+        return
+    with preserved(capture.model):
+        capture.model.eval()
+        found = [path for path in found if not capture.modules[path].module.training]  # else `eval()` is to blame
     if found:
         first = capture.modules[found[0]]
         yield first.path, len(set(found)), _switched_at(capture) or first.location
