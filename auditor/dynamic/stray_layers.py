@@ -188,7 +188,7 @@ def kept_unregistered(capture: Capture) -> list[KeptLayers]:
         ]
         if ran and not (len(inside) == 1 and _is_container(value)) and not _frozen(ran):
             holder = type(value).__name__
-            location = _attribute_line(type(module), name) or capture.modules[path].location
+            location = attribute_line(type(module), name) or capture.modules[path].location
             found.append(KeptLayers(path, name, holder, location, tuple(ran), max(map(state_of, ran))))
     return found
 
@@ -225,7 +225,7 @@ def _frozen(layers: list[nn.Module]) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def _attribute_line(cls: type, attribute: str) -> Location | None:
+def attribute_line(cls: type, attribute: str) -> Location | None:
     """The statement of the user's classes that first sets `self.<attribute>`."""
     from auditor.dynamic.capture import class_location
 

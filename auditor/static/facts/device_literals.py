@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.static.facts.plain_tensors import run_by_forward
 from auditor.static.tree import walk
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class DeviceLiteral(NamedTuple):
 def device_literals(source: Source, facts: ModuleClass) -> Iterator[DeviceLiteral]:
     """Those in the forward of a class and in the methods of its own that it calls, in document order, unless something
     around them looks at the device first."""
-    for method in _run_by_forward(facts):
+    for method in run_by_forward(facts):
         if any(isinstance(node, ast.Assert) and _ASKS.search(ast.unparse(node.test)) for node in walk(method)):
             continue
         for node in walk(method):
@@ -37,20 +38,6 @@ def device_literals(source: Source, facts: ModuleClass) -> Iterator[DeviceLitera
                 written = _literal(source, node)
                 if written and not _asked_before(source, node, method):
                     yield DeviceLiteral(node, written, method)
-
-
-def _run_by_forward(facts: ModuleClass) -> list[Function]:
-    """The forward that the class itself defines, and the methods of its own that it calls."""
-    forward = facts.methods.get("forward")
-    found = [forward] if forward is not None else []
-    for method in found[:16]:
-        for node in walk(method):
-            match node:
-                case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=attr)):
-                    called = facts.methods.get(attr)
-                    if called is not None and called not in found and len(found) < 16:
-                        found.append(called)
-    return sorted(found, key=lambda method: method.lineno)
 
 
 def _literal(source: Source, call: ast.Call) -> str:
