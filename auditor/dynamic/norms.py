@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from auditor.finding import Location
 from auditor.reference.normalization import layer_norm, rms_norm
 
 if TYPE_CHECKING:
-    from auditor.dynamic.capture import Capture
+    from auditor.dynamic.capture import Capture, NodeFacts
 
 # Float64 shows a wrong ε or a wrong variance at 1e-6 and above; layers that cast to float32 get float32's rounding.
 EXACT, CAST = 1e-10, 5e-6
@@ -153,8 +154,7 @@ def trained_in_eval(capture: Capture) -> Iterator[tuple[str, int, Location]]:
     many there are, and the line of the user's forward that switched them, or of the layer where there is none."""
     found = []
     for node in capture.nodes("eval"):
-        statistics = node.operation == "batch_norm" and node.argument("running_mean", 1) is not None
-        if statistics and node.argument("training", 5, False) is True and node.module in capture.modules:
+        if _updates(node) and node.module in capture.modules:
             found.append(node.module)
     if not found:
         return
@@ -179,3 +179,36 @@ def _switched_at(capture: Capture) -> Location | None:
             if method is not None and method[0] is owner and method[1].name != "train":
                 return Location(location.path, call.lineno)
     return None
+
+
+def updated_though_frozen(capture: Capture) -> dict[str, list[str]]:
+    """The BatchNorms with a frozen scale and shift whose running statistics the run in train mode updated, by the path
+    of the largest frozen part around them; none where the whole model is frozen."""
+    found: dict[str, list[str]] = {}
+    if not any(parameter.requires_grad for parameter in capture.model.parameters()):
+        return found
+    for path in dict.fromkeys(node.module for node in capture.nodes("train") if _updates(node)):
+        if path in capture.modules and _is_frozen(capture.modules[path].module):
+            part = path
+            while part and _is_frozen(capture.modules[part.rpartition(".")[0]].module):
+                part = part.rpartition(".")[0]
+            if not _thaws(capture.modules[part].location):
+                found.setdefault(part, []).append(path)
+    return found
+
+
+def _updates(node: NodeFacts) -> bool:
+    momentum = node.argument("momentum", 6, 0.1)
+    statistics = node.operation == "batch_norm" and node.argument("running_mean", 1) is not None
+    return statistics and node.argument("training", 5, False) is True and momentum != 0
+
+
+def _is_frozen(module: torch.nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def _thaws(location: Location) -> bool:
+    """Whether the file in which a part is built lets parameters learn again, so that it is frozen for a while only."""
+    source = source_at(location)
+    return source is not None and bool(re.search(r"requires_grad(?:_\(\)|_\(True|\s*=\s*True)", source.text))
