@@ -36,8 +36,8 @@ class UsedTensor:
 
 
 def plain_tensors_used(capture: Capture) -> Iterator[UsedTensor]:
-    """One for each attribute, by path; tensors without axes are left out (they combine with any device), and so are
-    those of torch's own modules."""
+    """One for each attribute, by path. Left out are tensors without axes (they combine with any device), those of
+    torch's own modules, and one alone in a container (a link that is to stay weak)."""
     used = _used(capture)
     if not used:
         return
@@ -48,8 +48,9 @@ def plain_tensors_used(capture: Capture) -> Iterator[UsedTensor]:
             continue
         for name, value in vars(facts.module).items():
             tensors = [tensor for tensor in _held(value) if id(tensor) not in registered and _key(tensor) in used]
-            location = attribute_line(cls, name) if tensors else None
-            if tensors and location is not None:
+            weak = isinstance(value, (list, tuple, dict)) and len(value) == 1
+            location = attribute_line(cls, name) if tensors and not weak else None
+            if location is not None:
                 trained = any(tensor.requires_grad and tensor.is_leaf for tensor in tensors)
                 contained = not isinstance(value, torch.Tensor)
                 yield UsedTensor(path, name, contained, trained, len(tensors), tuple(tensors[0].shape), location)

@@ -2,7 +2,8 @@
 
 ## What it finds
 `nn.Parameter`s that a module keeps in a plain list, tuple or dict and does nothing else with that could register them;
-and an `nn.Parameter` made in `forward`, used there and forgotten.
+and an `nn.Parameter` made in `forward`, used there and forgotten. In a run: tensors that ask for a gradient, are held
+by an attribute, and entered the forward without being parameters of the model.
 
 ## Why it matters
 `parameters()` does not list them, so no optimiser trains them; `state_dict()` does not save them; `to(device)` does not
@@ -31,15 +32,25 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from auditor.finding import Finding, Severity
 from auditor.fix.claims import outputs, parameters, registered
 from auditor.fix.edit import Edit, replace
 from auditor.rule import Category, Rule
-from auditor.static.classes import ModuleClass
 from auditor.static.facts.spelling import spelled
+from auditor.static.facts.stray_parameters import (
+    holds_parameters,
+    is_forgotten,
+    is_parameter,
+    only_read,
+    registers_itself,
+)
 from auditor.static.source import Source
 from auditor.static.tree import walk
+
+if TYPE_CHECKING:
+    from auditor.dynamic.capture import Capture
 
 rule = Rule(
     __name__,
@@ -52,9 +63,6 @@ rule = Rule(
 
 KEPT = "the parameters in `self.{}` are not registered with the model: they are neither trained nor saved"
 MADE = "a parameter made in `forward` is new at every call: it is never trained, and gradients stop at it"
-_READS = frozenset({"len", "zip", "enumerate", "reversed", "range"})
-_OWN_CARE = frozenset({"parameters", "named_parameters", "state_dict", "_apply", "to", "cuda"})
-_REGISTERS = frozenset({"register_parameter", "setattr", "__setattr__", "ParameterList", "ParameterDict", "add_module"})
 
 
 @rule.static
@@ -63,75 +71,27 @@ def not_registered(source: Source) -> Iterator[Finding]:
     for facts in source.module_classes:
         for name, assigned in facts.own_attributes.items():
             alone = len(assigned) == 1 and isinstance(assigned[0].statement, (ast.Assign, ast.AnnAssign))
-            if not alone or not _holds_parameters(source, assigned[0].value) or _registers_itself(facts):
+            if not alone or not holds_parameters(source, assigned[0].value) or registers_itself(facts):
                 continue
-            if _only_read(source, facts, name):
+            if only_read(source, facts, name):
                 yield rule.finding(assigned[0].statement, KEPT.format(name))
         forward = facts.methods.get("forward")
         for call in walk(forward) if forward is not None else ():
-            if isinstance(call, ast.Call) and _is_parameter(source, call) and _is_forgotten(source, call):
+            if isinstance(call, ast.Call) and is_parameter(source, call) and is_forgotten(source, call):
                 yield rule.finding(call, MADE)
 
 
-def _is_parameter(source: Source, call: ast.expr) -> bool:
-    if not isinstance(call, ast.Call) or not source.is_any(
-        call.func, "torch.nn.Parameter", "torch.nn.parameter.Parameter"
-    ):
-        return False
-    trained = source.argument(call, "requires_grad", 1)
-    return trained is None or (isinstance(trained, ast.Constant) and trained.value is True)
+@rule.dynamic
+def used_without_registration(capture: Capture) -> Iterator[Finding]:
+    """Leaves that ask for gradients, held by an attribute of the user's, that the forward computed with."""
+    from auditor.dynamic.plain_tensors import plain_tensors_used
 
-
-def _holds_parameters(source: Source, value: ast.expr) -> bool:
-    match value:
-        case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Dict(values=elements):
-            return len(elements) > 1 and all(_is_parameter(source, element) for element in elements)
-        case ast.ListComp(elt=element) | ast.DictComp(value=element):
-            return _is_parameter(source, element)
-    return False
-
-
-def _registers_itself(facts: ModuleClass) -> bool:
-    """Whether the class looks after what torch does not see, by methods of its own or by registering by name."""
-    named = {getattr(node, "attr", getattr(node, "id", "")) for node in walk(facts.node)}
-    return not _OWN_CARE.isdisjoint(facts.methods) or not _REGISTERS.isdisjoint(named)
-
-
-def _only_read(source: Source, facts: ModuleClass, name: str) -> bool:
-    """Whether `self.name` is only indexed and looped over, so that nothing else can get hold of the parameters."""
-    for node in source.tree.attributes(name):
-        if not isinstance(node.ctx, ast.Load):
-            continue
-        parent = source.tree.parent(node)
-        if isinstance(parent, ast.Attribute) and parent.attr in ("items", "values", "keys"):
-            continue
-        if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id in _READS:
-            continue
-        if not isinstance(parent, (ast.Subscript, ast.For, ast.comprehension)):
-            return False
-    return True
-
-
-def _is_forgotten(source: Source, call: ast.Call) -> bool:
-    """Whether the result is only used inside the forward: not stored on anything, not returned."""
-    statement = source.statement_of(call)
-    if isinstance(statement, (ast.Return, ast.AugAssign)):
-        return False
-    if not isinstance(statement, ast.Assign):
-        return True
-    names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
-    if len(names) < len(statement.targets):
-        return False
-    function = source.function_of(call)
-    for node in walk(function) if function is not None else ():
-        used = isinstance(node, ast.Name) and node.id in names and isinstance(node.ctx, ast.Load)
-        around = source.statement_of(node) if used else None
-        if isinstance(around, ast.Return) and isinstance(source.tree.parent(node), (ast.Return, ast.Tuple, ast.Dict)):
-            return False
-        stores = isinstance(around, ast.Assign) and any(not isinstance(item, ast.Name) for item in around.targets)
-        if stores or (isinstance(around, ast.Expr) and isinstance(around.value, ast.Call)):
-            return False
-    return True
+    for used in plain_tensors_used(capture):
+        if used.trained:
+            name = f"{used.owner}.{used.attribute}".lstrip(".")
+            held = "the tensor" if not used.contained else f"{used.count} of the tensors in"
+            message = f"{held} `{name}` asks for a gradient but is no parameter of the model: no optimiser trains it"
+            yield rule.finding(used.location, message, modules=[used.owner], count=used.count)
 
 
 @rule.fix(

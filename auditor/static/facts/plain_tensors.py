@@ -106,9 +106,7 @@ def _is_sequence(source: Source, value: ast.expr) -> bool:
 def _uses(source: Source, name: str) -> list[ast.Attribute] | None:
     """The reads of `self.name`; None if the file names or sets it in any other way (another object's, a string)."""
     reads = []
-    for node in source.tree.all(ast.Attribute):
-        if node.attr != name:
-            continue
+    for node in source.tree.attributes(name):
         if not (isinstance(node.value, ast.Name) and node.value.id == "self"):
             return None
         if isinstance(node.ctx, ast.Load):
@@ -184,6 +182,8 @@ def _is_number(source: Source, name: ast.Name) -> bool:
     function = source.function_of(name)
     for store in source.names.stores(name.id):
         statement = source.tree.parent(store)
+        while isinstance(statement, ast.Tuple):
+            statement = source.tree.parent(statement)
         if source.function_of(store) is function and isinstance(statement, (ast.For, ast.comprehension)):
             return True
         value = getattr(statement, "value", None)
