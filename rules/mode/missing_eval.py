@@ -113,7 +113,7 @@ def _notes(found: Evaluated) -> Iterator[Note]:
 def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None:
     site = source.node_at(finding.location, ast.Call)
     found = next((item for item in mode_paths(source).evaluated if item.site is site), None)
-    if found is None:
+    if found is None or _is_element(source, found):
         return None
     first, last = found.regions[0], found.regions[-1]
     together = source.tree.parent(first) is source.tree.parent(last)
@@ -125,3 +125,13 @@ def evaluate_in_eval_mode(source: Source, finding: Finding) -> list[Edit] | None
             return None  # a `train()` after the evaluation would not be reached
         edits += [insert_after(region, f"{found.receiver}.train()") for region in after]
     return edits
+
+
+def _is_element(source: Source, found: Evaluated) -> bool:
+    """Whether the model has its name inside a comprehension only, as one of several."""
+    root = found.receiver.partition(".")[0].partition("[")[0]
+    return any(
+        isinstance(above, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp))
+        and any(isinstance(n, ast.Name) and n.id == root for part in above.generators for n in walk(part.target))
+        for above in source.tree.ancestors(found.site)
+    )

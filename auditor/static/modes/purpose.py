@@ -120,7 +120,12 @@ class Purposes:
         function = call.func
         if isinstance(function, ast.Attribute) and (method or self._is_method(function)):
             function = function.value
-        return ast.unparse(function) if isinstance(function, (ast.Name, ast.Attribute)) else ""
+        named = isinstance(function, (ast.Name, ast.Attribute)) or (
+            isinstance(function, ast.Subscript)
+            and isinstance(function.slice, ast.Constant)
+            and isinstance(function.value, (ast.Name, ast.Attribute))
+        )
+        return ast.unparse(function) if named else ""
 
     def _is_method(self, function: ast.Attribute) -> bool:
         """Whether `x.name(…)` calls a method of the model `x` rather than the model `x.name`."""

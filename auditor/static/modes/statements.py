@@ -393,9 +393,14 @@ class Interpreter:
             self.bind(generator.target, self.children(self.value(generator.iter, state), "*", state), state)
             for condition in generator.ifs:
                 self.visit(condition, state)
-        for element in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
-            self.visit(element, state)
-        return NOTHING
+        if isinstance(node, ast.DictComp):
+            self.visit(node.key, state)
+        held = self.value(node.value if isinstance(node, ast.DictComp) else node.elt, state)
+        if not any(isinstance(item, Built) and self.analysis.kind(item).module for item in held):
+            return NOTHING
+        built = Built(node)
+        state.fields[built, "*"] = held  # one object stands for all that are built
+        return frozenset({built})
 
     def name(self, name: str, state: State) -> Objects:
         if name in self.locals:
@@ -428,6 +433,8 @@ class Interpreter:
             return frozenset({owner})
         if isinstance(owner, Built) and self.analysis.kind(owner).module:
             return frozenset({Part(owner)})
+        if isinstance(owner, Built):
+            return state.fields.get((owner, "*"), NOTHING)  # one of those that a comprehension built
         return NOTHING
 
     def container(self, node: ast.expr, pairs: Sequence[tuple[str, ast.expr]], state: State) -> Objects:
