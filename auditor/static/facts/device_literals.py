@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _CUDA = re.compile(r"cuda(:\d+)?$")
 _TYPES = re.compile(r"torch\.cuda\.(\w*Tensor|Generator)$")
-_ASKS = re.compile(r"(?i)cuda|gpu|device|npu|cpu|is_available")  # what a condition on the device speaks of
+_ASKS = re.compile(
+    r"(?i)cuda|gpu|device|npu|cpu|is_available|\bdist|distributed|nccl"
+)  # what a condition on the device speaks of
 
 
 class DeviceLiteral(NamedTuple):
@@ -36,8 +38,17 @@ def device_literals(source: Source, facts: ModuleClass) -> Iterator[DeviceLitera
         for node in walk(method):
             if isinstance(node, ast.Call):
                 written = _literal(source, node)
-                if written and not _asked_before(source, node, method):
+                if written and not _asked_before(source, node, method) and not _is_for_cuda(facts):
                     yield DeviceLiteral(node, written, method)
+
+
+_CUDA_ALONE = frozenset({"current_device", "DataParallel", "DistributedDataParallel"})
+
+
+def _is_for_cuda(facts: ModuleClass) -> bool:
+    """Whether a class is about CUDA as a whole: it spreads a model over GPUs, or asks for the current one."""
+    names = {getattr(node, "attr", getattr(node, "id", "")) for node in walk(facts.node)}
+    return not _CUDA_ALONE.isdisjoint(names)
 
 
 def _literal(source: Source, call: ast.Call) -> str:
