@@ -72,18 +72,28 @@ def guarded(source: Source, node: ast.AST) -> bool:
     return False
 
 
+def _leaves(body: Sequence[ast.stmt]) -> bool:
+    """Whether a body ends in `return` or `raise` on every way."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.If):
+        return _leaves(last.body) and _leaves(last.orelse)
+    if isinstance(last, ast.Try):
+        return _leaves(last.orelse or last.body) and all(_leaves(handler.body) for handler in last.handlers)
+    return isinstance(last, (ast.Return, ast.Raise))
+
+
 def _ways_out(above: ast.AST, below: ast.AST) -> list[ast.If]:
     """The `if … : return` statements that stand before `below` in a body of `above`."""
     body = next((body for _, body in ast.iter_fields(above) if isinstance(body, list) and below in body), [])
     return [
         statement
         for statement in body[: body.index(below) if body else 0]
-        if isinstance(statement, ast.If) and isinstance(statement.body[-1], (ast.Return, ast.Raise))
+        if isinstance(statement, ast.If) and _leaves(statement.body)
     ]
 
 
 _ABSENCE = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError", "Exception")
-_QUESTIONS = ("version", "hasattr", "torch_greater", "torch_at_least", "torch_gte", "torch_1", "torch_2", "pt2")
+_QUESTIONS = ("version", "hasattr", "torch_greater", "torch_at_least", "torch_gte", "torch_1", "torch_2", "pt2", "with_pt")
 
 
 def _catches_absence(statement: ast.Try) -> bool:
