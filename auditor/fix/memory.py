@@ -8,6 +8,7 @@ them, in any precision and with any weights.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import linecache
@@ -218,7 +219,7 @@ class _Work:
         refused: list[Certificate] = []
         for finding in found:
             try:
-                step = self._operated(captured, finding) or self._edited(finding)
+                step = self._step(captured, finding)
             except ValueError as error:
                 fix = Fix(self.by_code[finding.code].loaded().title, ())
                 refused.append(self._certificate(finding, fix, (), "refused", str(error)))
@@ -226,6 +227,17 @@ class _Work:
             if step is not None and (self.unsafe or is_allowed(step.fix, unsafe=False)):
                 steps.append(step)
         return steps, refused
+
+    def _step(self, captured: Capture, finding: Finding) -> Step | None:
+        """By the rule's `rewrite`, or by the edits of its fix where that has nothing to do or cannot."""
+        try:
+            step = self._operated(captured, finding)
+        except ValueError:
+            with contextlib.suppress(ValueError):  # the first reason says more
+                if (step := self._edited(finding)) is not None:
+                    return step
+            raise
+        return step or self._edited(finding)
 
     def _operated(self, captured: Capture, finding: Finding) -> Step | None:
         """The step by the rule's own `rewrite`; None if it has none. Tried out on a model of its own."""

@@ -199,6 +199,15 @@ class Rms(nn.Module):
         return x / (x.norm(dim=-1, keepdim=True) * WIDTH**-0.5).clamp(min=1e-8) * weight
 
 
+class Rooted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
 class Normed(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -224,6 +233,15 @@ def test_hand_written_rms_norm(form: str, name: str) -> None:
     assert len(calls) == 2, "its hook stays"
     if form in ("plain", "upcast", "1 + w"):
         assert norm.eps == 1e-5
+
+
+def test_a_norm_that_is_the_model_itself_keeps_its_class() -> None:
+    """There is nothing to put another layer into: the edit of the source fix is made on its class."""
+    model = Rooted()
+    new, certificates = auditor.rewrite(model, batch(8, WIDTH), select="NRM008")
+    assert codes(certificates) == ["NRM008"]
+    assert "forward of Rooted edited" in certificates[0].diff
+    torch.testing.assert_close(new(batch(8, WIDTH)), model(batch(8, WIDTH)))
 
 
 def test_hand_written_norm_that_is_none() -> None:
