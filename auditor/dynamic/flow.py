@@ -97,3 +97,24 @@ def weight_calls(capture: Capture, parameter: str, path: str) -> list[NodeFacts]
     if not uses:
         own = [node for node in capture.nodes(mode) if node.module == path][-1:]
     return own or uses
+
+
+def reaches_output(capture: Capture, parameter: str, path: str) -> bool:
+    """Whether what a weight gives surely or possibly goes on to the model's output as a signal: through rearrangement,
+    norms, activations, additions and other weights, not only as a gate or a choice of experts. True where the run was
+    not recorded."""
+    start = weight_calls(capture, parameter, path)
+    if not start:
+        return True
+    queue, seen = list(start), set(start)
+    carries = (
+        PASSES | ACTIVATIONS | WEIGHT_FUNCTIONS | RECURRENT | {"norm", "add", "cat", "stack", "mean", "sum", "sub"}
+    )
+    for node in queue:
+        if node.is_output:
+            return True
+        for user in node.users:
+            if user not in seen and kind_of_call(capture, user) in carries:
+                seen.add(user)
+                queue.append(user)
+    return False

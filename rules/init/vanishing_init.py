@@ -93,12 +93,15 @@ def predicted(source: Source) -> Iterator[Finding]:
 @rule.dynamic
 def measured(capture: Capture) -> Iterator[Finding]:
     """The last layer's input at the start, and whether it depends on the model's input at all."""
+    from auditor.dynamic.flow import reaches_output
     from auditor.dynamic.groups import blamed, has_cause, holds_again
 
     probe = capture.probe
     verdict = _verdict(probe)
-    if verdict is None or has_cause(probe):
+    if verdict is None or probe.head is None or has_cause(probe):
         return
+    if not reaches_output(capture, probe.head.name, probe.head.path):
+        return  # a gate or a router that runs last
     severity, message = verdict
     if severity is Severity.WARNING and not holds_again(capture, _verdict):
         return
