@@ -59,7 +59,9 @@ def overflows(source: Source, call: ast.Call) -> bool:
     """Whether a call is `log1p(exp(x))` of an `x` that nothing bounds."""
     inner = argument_of(source, call, "log1p")
     exponent = argument_of(source, inner, "exp") if inner is not None else None
-    return exponent is not None and not _is_bounded(exponent) and not is_guarded(source, call)
+    open_ended = exponent is not None and not _is_bounded(exponent) and not is_guarded(source, call)
+    # The parameter of a lambda holds whatever the code around it hands over, often only what is small enough.
+    return open_ended and not any(isinstance(above, ast.Lambda) for above in source.tree.ancestors(call))
 
 
 def _method(source: Source, call: ast.Call, name: str) -> bool:
@@ -79,9 +81,11 @@ def _sum_of_exponentials(source: Source, call: ast.Call) -> bool:
 
 
 def _is_shifted(source: Source, exponent: ast.expr) -> bool:
-    """Whether the exponent is a difference or comes from one (`x - x.max()`), or cannot be followed."""
+    """Whether the exponent is a difference or comes from one (`x - x.max()`), on one of several paths at least."""
     if isinstance(exponent, ast.Name):
-        values = reaching(source, exponent)
+        function = source.function_of(exponent)
+        stores = [store for store in source.names.stores(exponent.id) if source.function_of(store) is function]
+        values: list[ast.AST] = [*reaching(source, exponent)] or [source.statement_of(store) for store in stores]
         return any(isinstance(node, ast.Sub) for value in values for node in ast.walk(value))
     return any(isinstance(node, ast.Sub) for node in ast.walk(exponent))
 

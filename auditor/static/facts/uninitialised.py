@@ -20,6 +20,8 @@ LEGACY = ("torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.Half
 # Packed weights are filled by a loader: by class or file.
 _QUANTISED = r"(?i)quant|gptq|awq|int4|int8|fp8|4bit|8bit|bnb|marlin|nvfp|mxfp"
 _PACKED = r"int|bool|float8|float4"
+# Functions that copy the tensors of a list.
+_JOINS = ("torch.cat", "torch.concat", "torch.stack", "torch.hstack", "torch.vstack")
 # Calls that cannot change what they are given.
 _HARMLESS = {"super", "isinstance", "hasattr", "type", "id", "print", "len", "repr", "str", "issubclass"}
 _READ_ONLY = ("forward", "extra_repr", "__repr__", "__call__", "_forward", "extra_state")
@@ -204,6 +206,8 @@ def _only_reads(source: Source, node: ast.Attribute, method: Function | None) ->
             known = bool(names) and all(name.startswith("torch.") and not name.startswith(INIT) for name in names)
             tail = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             return (known or in_forward) and not tail.endswith("_")
+        case ast.List() | ast.Tuple() if isinstance(above := source.tree.parent(parent), ast.Call):
+            return in_forward or source.is_any(above.func, *_JOINS)
         case ast.BinOp() | ast.Compare() | ast.UnaryOp() | ast.Return() | ast.FormattedValue():
             return True
         case ast.Subscript(ctx=ast.Load()):
