@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-TIMEOUT = 180.0
+TIMEOUT = 600.0
 MEMORY = 6.0
 PEER_SECONDS = 60
 RESTART = 40  # models after which the child is replaced, so that none pays for what many left behind
@@ -203,6 +203,36 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def mutate(payload: Mapping[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
+    """The codes of errors and warnings that a model has after each seeded mistake."""
+    import torch
+
+    from auditor.dynamic.capture import capture
+    from auditor.dynamic.inputs.infer import from_hooks, infer
+    from auditor.dynamic.service import run_checks
+    from auditor.settings import Settings
+    from auditor.static.check import chosen_rules
+    from benchmarks import zoo_models
+    from benchmarks.zoo_mutations import MUTATIONS
+
+    torch.set_num_threads(1)
+    rules = chosen_rules(Settings(select=("INI", "WGT")))
+    found: dict[str, Any] = {}
+    inputs = None
+    for name, mutation in MUTATIONS.items():
+        torch.manual_seed(SEED)
+        try:
+            model = zoo_models.build(payload["source"], payload["name"])
+            inputs = inputs or from_hooks(model, None, SEED) or infer(model, seed=SEED)
+            mutation(model)
+            findings, problems = run_checks(capture(model, inputs, seed=SEED), rules, "")
+        except Exception as error:  # whatever user code raises
+            return {"reason": f"{type(error).__name__}: {error}"[:300]}
+        serious = sorted({(f.code, str(f.severity)) for f in findings if str(f.severity) != "info"})
+        found[name] = {"codes": serious, "problems": [problem.message for problem in problems]}
+    return {"mutations": found}
+
+
 def names(payload: Mapping[str, Any], progress: Callable[[str], None]) -> dict[str, Any]:
     """The models of one source."""
     from benchmarks import zoo_models
@@ -219,7 +249,8 @@ def run(arguments: argparse.Namespace) -> None:
     from benchmarks.zoo_models import SOURCES
 
     done = {(line["source"], line["name"]) for line in _lines(arguments.results)}
-    operations = {"names": "benchmarks.zoo:names", "measure": "benchmarks.zoo:measure"}
+    operations = {name: f"benchmarks.zoo:{name}" for name in ("names", "measure", "mutate")}
+    operation = "mutate" if arguments.mutate else "measure"
     with Worker(timeout=TIMEOUT, memory=MEMORY, operations=operations) as worker:
         for source in SOURCES:
             if arguments.only and source not in arguments.only:
@@ -235,7 +266,7 @@ def run(arguments: argparse.Namespace) -> None:
                 peers = bool(arguments.peers) and number % arguments.peers == 0
                 start = time.monotonic()
                 try:
-                    line = worker.request("measure", source=source, name=name, peers=peers)
+                    line = worker.request(operation, source=source, name=name, peers=peers)
                 except WorkerError as error:
                     line = {"built": None, "stopped": error.kind, "reason": str(error)[:300]}
                 line |= {"source": source, "name": name, "wall_s": round(time.monotonic() - start, 2)}
@@ -246,6 +277,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _short(line: Mapping[str, Any]) -> str:
+    if "mutations" in line:
+        return f"{sum(bool(seen['codes']) for seen in line['mutations'].values())} of {len(line['mutations'])} seen"
     if "rungs" not in line:
         return str(line.get("reason", ""))[:150]
     codes = Counter(finding["code"] for finding in line["findings"] if finding["severity"] != "info")
@@ -302,6 +335,18 @@ def report(path: Path) -> None:
             print(f"  {kind}: {line['source']} {line['name']}: {line.get('reason') or line['problems'][0]}")
 
 
+def mutation_report(path: Path) -> None:
+    """Print, for each seeded mistake, on how many models it was an error, a warning at most, or not seen."""
+    lines = [line["mutations"] for line in _lines(path) if "mutations" in line]
+    print(f"{len(lines)} models")
+    for name in lines[0] if lines else ():
+        levels = [{level for _, level in line[name]["codes"]} for line in lines]
+        errors, warnings = sum("error" in level for level in levels), sum(level == {"warning"} for level in levels)
+        codes = Counter(code for line in lines for code, _ in line[name]["codes"])
+        shown = ", ".join(f"{code} {count}" for code, count in codes.most_common(4))
+        print(f"{name:<22} error {errors:3}  warning only {warnings:3}  silent {levels.count(set()):3}  {shown}")
+
+
 def _peer_report(ran: list[dict[str, Any]]) -> None:
     compared = [line for line in ran if line.get("peers")]
     for peer in ("symbolic_trace", "export"):
@@ -335,15 +380,17 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("zoo.jsonl"), help="file of results, one model a line")
+    parser.add_argument("--results", type=Path, help="file of results (zoo.jsonl, or mutations.jsonl with --mutate)")
     parser.add_argument("--only", action="append", help="a source (repeat for several)")
     parser.add_argument("--limit", type=int, help="at most so many models of each source, spread over it")
     parser.add_argument("--peers", type=int, metavar="N", help="also run other tracers, on every Nth model")
+    parser.add_argument("--mutate", action="store_true", help="seed mistakes, and report which were found")
     parser.add_argument("--report", action="store_true", help="only print the figures")
     arguments = parser.parse_args()
+    arguments.results = arguments.results or Path("mutations.jsonl" if arguments.mutate else "zoo.jsonl")
     if not arguments.report:
         run(arguments)
-    report(arguments.results)
+    (mutation_report if arguments.mutate else report)(arguments.results)
 
 
 if __name__ == "__main__":

@@ -94,11 +94,11 @@ SMALL: tuple[tuple[str, int], ...] = (
 KEPT = re.compile(r"token_id|_ratio|kernel|stride|patch|channels|bias|classes|labels|^_")
 
 
-def shrink(config: Any, depth: int = 0) -> Any:
+def shrink(config: Any, nesting: int = 0) -> Any:
     """Set every size of a transformers configuration, and of those inside it, to a small one."""
     for name, value in list(vars(config).items()):
-        if depth < 3 and hasattr(value, "model_type") and hasattr(value, "to_dict"):
-            shrink(value, depth + 1)
+        if nesting < 3 and hasattr(value, "model_type") and hasattr(value, "to_dict"):
+            shrink(value, nesting + 1)
         elif type(value) is int and value > 2 and not KEPT.search(name):
             small = next((size for pattern, size in SMALL if re.search(pattern, name)), None)
             if small is not None and small < value:
@@ -106,8 +106,11 @@ def shrink(config: Any, depth: int = 0) -> Any:
     for name, value in list(vars(config).items()):
         if name.endswith("token_id") and type(value) is int and value >= 99:
             _set(config, name, 1)
-        if name == "layer_types" and isinstance(value, list):
-            _set(config, name, value[: getattr(config, "num_hidden_layers", 2)])
+        if name == "layer_types" and isinstance(value, list):  # one layer of each kind
+            kinds = list(dict.fromkeys(value))
+            depth = max(len(kinds), getattr(config, "num_hidden_layers", 2))
+            _set(config, "num_hidden_layers", depth)
+            _set(config, name, [kinds[index % len(kinds)] for index in range(depth)])
     return config
 
 
