@@ -228,7 +228,9 @@ def _class(name: str) -> nn.Module:
     from auditor.dynamic.target import find_targets
 
     configured = {name.partition(":")[2]: {"kwargs": ARGUMENTS[name]}} if name in ARGUMENTS else {}
-    targets, problems = find_targets(name, configured)
+    targets, problems = find_targets(name, configured, limit=4 * MAX_PARAMETERS)
+    if targets and targets[0].large:
+        raise TooLarge(f"more than {MAX_PARAMETERS:,} parameters")
     if not targets:
         raise ValueError(problems[0].message if problems else "nothing found")
     return targets[0].factory()
