@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import re
 import signal
 import statistics
@@ -313,6 +314,9 @@ def report(path: Path) -> None:
     print(f"  with opaque parts: {sum(bool(line['opaque']) for line in ran)}; not probed: {unprobed}")
     timed = [line for line in ran if line.get("step_s")]
     print(f"  audit, in training steps: {_spread([line['audit_s'] / line['step_s'] for line in timed])}")
+    for shortest, longest in ((0.0, 0.02), (0.02, 0.1), (0.1, math.inf)):
+        costs = [line["audit_s"] / line["step_s"] for line in timed if shortest <= line["step_s"] < longest]
+        print(f"    of the {len(costs)} with steps of {shortest} s to {longest} s: {_spread(costs)}")
     print(f"  inference of inputs, in steps: {_spread([line['infer_s'] / line['step_s'] for line in timed])}")
     large = [line for line in timed if line["step_mb"] >= 20]
     print(f"  peak memory, in steps (of {len(large)} of 20 MB or more): {_spread([_memory(line) for line in large])}")
