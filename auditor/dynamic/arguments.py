@@ -110,6 +110,8 @@ class Call:
         return function(*(a.make() for a in self.args), **{name: a.make() for name, a in self.kwargs.items()})
 
 
+MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.*)$")
+
 T = typing.TypeVar("T")
 
 
@@ -158,6 +160,24 @@ def calls(function: Callable[..., Any], scope: Scope) -> Iterator[Call]:
         args = tuple(kwargs.pop(name) for name in positional)
         yield Call(args, kwargs, "inferred")
     yield from _with_sequences(required, function, scope)
+
+
+def completed(call: Call, error: BaseException, function: Callable[..., Any], scope: Scope) -> Call | None:
+    """`call` with the arguments that `error` says somebody misses to whom `function` hands on its `**kwargs`; None if
+    it speaks of something else."""
+    missing = MISSING.search(str(error)) if isinstance(error, TypeError) else None
+    try:
+        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    except (TypeError, ValueError):
+        return None
+    if missing is None or inspect.Parameter.VAR_KEYWORD not in kinds:
+        return None
+    names = re.findall(r"'(\w+)'", missing.group(1))
+    try:
+        more = {name: _by_name(name, scope, 0) for name in names if name not in call.kwargs}
+    except Unknown:
+        return None
+    return Call(call.args, {**call.kwargs, **more}, "inferred") if more else None
 
 
 def _with_sequences(

@@ -362,10 +362,15 @@ class _Finder:
 
     def _add_first(self, name: str, function: Callable[..., Any], row: int, ways: Iterator[Call]) -> None:
         """Add the first way of calling `function` that builds a model; a problem if none does."""
+        from auditor.dynamic.arguments import completed
+
         first: tuple[Call, BaseException] | None = None
         for call in _at_most(ways, TOO_MUCH):
             factory = _factory(call, function)
             built = self._try(factory)
+            while isinstance(built, BaseException) and (more := completed(call, built, function, self.scope)):
+                call, factory = more, _factory(more, function)
+                built = self._try(factory)
             if not isinstance(built, BaseException):
                 return self._keep(name, factory, built, row, str(call), call.source)
             first = first or (call, built)

@@ -565,3 +565,43 @@ def test_rules_of_the_user_stay_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, rule.__name__, rule)
     only(find_targets(str(write(tmp_path, NET))))
     assert sys.modules[rule.__name__] is rule
+
+
+def test_keywords_handed_on_are_filled_in(tmp_path: Path) -> None:
+    text = """
+        from torch import nn
+
+        class Layers(nn.Module):
+            def __init__(self, dim, depth, *, heads, causal=False):
+                super().__init__()
+                self.layers = nn.ModuleList([nn.Linear(dim, dim) for _ in range(depth * heads)])
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+
+        class Decoder(Layers):
+            def __init__(self, **kwargs):
+                super().__init__(causal=True, **kwargs)
+    """
+    target = only(find_targets(f"{write(tmp_path, text)}::Decoder"))
+    assert (target.arguments, target.arguments_from) == ("dim=32, depth=2, heads=4", "inferred")
+    assert len(built(target).layers) == 8
+
+
+def test_keywords_nobody_misses_are_not_invented(tmp_path: Path) -> None:
+    text = """
+        from torch import nn
+
+        class Broken(nn.Module):
+            def __init__(self, **kwargs):
+                super().__init__()
+                len()
+
+            def forward(self, x):
+                return x
+    """
+    targets, problems = find_targets(f"{write(tmp_path, text)}::Broken")
+    assert targets == []
+    assert "len() takes exactly one argument" in problems[0].message
