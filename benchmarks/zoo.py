@@ -67,7 +67,7 @@ def _audited(model: Any, peers: bool) -> dict[str, Any]:
     from auditor.dynamic.capture import capture
     from auditor.dynamic.inputs import InputError
     from auditor.dynamic.inputs.infer import from_hooks, infer
-    from auditor.dynamic.probe import fresh_batch
+    from auditor.dynamic.probe_batch import fresh_batch
     from auditor.dynamic.service import run_checks
     from auditor.settings import Settings
     from auditor.static.check import chosen_rules

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,21 +19,17 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-from auditor.dynamic.flow import PASSES, WEIGHT_FUNCTIONS, what_follows
+from auditor.dynamic.flow import WEIGHT_FUNCTIONS, what_follows
 from auditor.dynamic.observe import LayerProbe, Probe, UnitProbe
+from auditor.dynamic.probe_batch import Batch, fresh_batch, given_size
 from auditor.dynamic.record import ModuleWatch, cloned, eager, has_values, moved, reason_of, tensors_in, user_location
 from auditor.dynamic.state import preserved, seed_all
 
 if TYPE_CHECKING:
-    from auditor.dynamic.capture import Capture, NodeFacts
+    from auditor.dynamic.capture import Capture
 
 STEPS, MORE_STEPS = 4, 8
 STEP_SIZE = 0.01
-BATCH, SMALL_BATCH = 32, 8
-FEW = 4  # where the activations of the small batch would take too much memory
-ACTIVATIONS = 1 << 29  # bytes that one forward may compute, while fewer samples do too
-LARGE_SAMPLE = 50_000  # elements above which the small batch is used
-LONG_SEQUENCE = 64  # tokens, likewise
 COLLAPSE_SUSPECT = 1e-3  # between-sample share at the head below which it is measured again after the steps
 SPIKE_MINIMUM = 64  # elements below which a weight's mean says nothing
 AT_ONCE = 1 << 18  # elements converted to double at a time
@@ -62,7 +57,7 @@ def run_probe(capture: Capture, seed: int = 0) -> Probe:
     anew (or gives NaN for them) and those given have to do.
     """
     outcome = Probe(reason="the model has no inputs")
-    given = Batch(tuple(capture.inputs.args), dict(capture.inputs.kwargs), _given_size(capture) or 0, False)
+    given = Batch(tuple(capture.inputs.args), dict(capture.inputs.kwargs), given_size(capture) or 0, False)
     for batch in (fresh_batch(capture, seed), given):
         if batch is None:
             continue
@@ -538,113 +533,3 @@ def _layer(capture: Capture, name: str) -> LayerProbe:
 
 def _rows(capture: Capture, layer: LayerProbe) -> torch.Tensor:
     return rows_of(layer.facts.tensor, isinstance(capture.modules[layer.path].module, _ConvTransposeNd))
-
-
-# Inputs ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Batch:
-    """Inputs of the probe. `size`: samples, 0 if not known. `regenerated`: drawn anew, not those given."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    size: int
-    regenerated: bool
-
-
-def _given_size(capture: Capture) -> int | None:
-    """Samples in the inputs given: as stated, or the first size if all tensors share it."""
-    known = getattr(capture.inputs, "batch_axis_size", None)
-    if known is not None:
-        return int(known)
-    given = tensors_in((tuple(capture.inputs.args), dict(capture.inputs.kwargs)))
-    sizes = {tensor.shape[0] for tensor in given if tensor.dim()}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def fresh_batch(capture: Capture, seed: int) -> Batch | None:
-    """The inputs given, redrawn: 32 samples (8 of large ones), floats N(0, 1), token ids uniform over the vocabulary.
-
-    Masks and other small codes are repeated from those given. None where the batch axis is not known.
-    """
-    size, axis = _given_size(capture), getattr(capture.inputs, "batch_axis", None) or 0
-    tree = (tuple(capture.inputs.args), dict(capture.inputs.kwargs))
-    tensors = tensors_in(tree)
-    if not size or not tensors:
-        return None
-    vocabularies = _vocabularies(capture)
-    small = any(_is_large(tensor, size, bool(vocabularies.get(index))) for index, tensor in enumerate(tensors))
-    kept = _activations(capture) / size
-    wanted = next((b for b in ((SMALL_BATCH,) if small else (BATCH, SMALL_BATCH)) if b * kept <= ACTIVATIONS), FEW)
-    generator = torch.Generator().manual_seed(seed)
-    drawn: dict[int, torch.Tensor] = {}
-    for index, tensor in enumerate(tensors):
-        if tensor.dim() > axis and tensor.shape[axis] == size:
-            drawn[id(tensor)] = _redrawn(tensor, axis, wanted, vocabularies.get(index), generator)
-    args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: drawn.get(id(t), t), tree)
-    return Batch(args, kwargs, wanted, True)
-
-
-def _activations(capture: Capture) -> int:
-    """Bytes of what the calls of the recorded forward gave, rearrangements left out."""
-    mode = "train" if "train" in capture.graphs else "eval"
-    made = [node for node in capture.nodes(mode) if node.operation not in PASSES and node.shape and node.dtype]
-    return sum(math.prod(node.shape or ()) * (node.dtype.itemsize if node.dtype else 0) for node in made)
-
-
-def _is_large(tensor: torch.Tensor, size: int, tokens: bool) -> bool:
-    elements = tensor.numel() // size
-    return elements > LARGE_SAMPLE or (tokens and elements > LONG_SEQUENCE)
-
-
-def _redrawn(
-    tensor: torch.Tensor, axis: int, size: int, vocabulary: int | None, generator: torch.Generator
-) -> torch.Tensor:
-    shape = list(tensor.shape)
-    shape[axis] = size
-    if (tensor.is_floating_point() or tensor.is_complex()) and not _is_mask(tensor):
-        return torch.randn(shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-    integers = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
-    if integers and tensor.numel():
-        low, high = (0, vocabulary - 1) if vocabulary else (int(tensor.min()), int(tensor.max()))
-        if vocabulary or high - low >= 2:
-            return torch.randint(low, high + 1, shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-    which = torch.arange(size, device=tensor.device) % tensor.shape[axis]
-    return tensor.index_select(axis, which)
-
-
-def _is_mask(tensor: torch.Tensor) -> bool:
-    """Only zeros, ones and infinities: such floats are switches, not signals."""
-    return not tensor.is_complex() and bool(((tensor == 0) | (tensor == 1) | tensor.isinf()).all())
-
-
-def _vocabularies(capture: Capture) -> dict[int, int]:
-    """For each input tensor (by its place among the inputs) that is looked up in embeddings: the smallest's entries."""
-    mode = "train" if "train" in capture.graphs else "eval"
-    if mode not in capture.graphs:
-        entries = [f.module.num_embeddings for f in capture.modules.values() if isinstance(f.module, nn.Embedding)]
-        count = len(tensors_in((tuple(capture.inputs.args), dict(capture.inputs.kwargs))))
-        return dict.fromkeys(range(count), min(entries)) if entries else {}
-    found = {}
-    placeholders = [node for node in capture.graphs[mode].nodes if node.op == "placeholder"]
-    for index, placeholder in enumerate(placeholders):
-        entries = list(_embeddings_reached(capture.facts(placeholder)))
-        if entries:
-            found[index] = min(entries)
-    return found
-
-
-def _embeddings_reached(start: NodeFacts) -> Iterator[int]:
-    queue, seen = [start], {start}
-    for node in queue:
-        for user in node.users:
-            if user in seen:
-                continue
-            seen.add(user)
-            if user.operation == "embedding":
-                table = user.argument("weight", 1)
-                if table is not node and table.shape is not None:
-                    yield table.shape[0]
-            elif user.operation in PASSES or user.operation in ("long", "int"):
-                queue.append(user)

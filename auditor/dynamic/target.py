@@ -7,13 +7,13 @@ import difflib
 import inspect
 import math
 import os
-import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auditor.dynamic.file_syntax import assignment_row, needs_nothing, returns_one_of, row_of, shapes_made, syntax_of
 from auditor.finding import Location, Problem
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Target:
         if spec:
             return parse(spec).make(seed=seed, dtype=dtype, device=device)
         hooked = from_hooks(model, self.module, seed) if not self.large else None
-        found = hooked or infer(model, seed=seed, hints=_shapes(self.module), device="meta" if self.large else "cpu")
+        found = hooked or infer(
+            model, seed=seed, hints=shapes_made(self.module), device="meta" if self.large else "cpu"
+        )
         if batch_size and found.source == "inferred":
             return rebatched(found, batch_size, seed=seed, dtype=dtype, device=device)
         return found.to(device, dtype)
@@ -156,7 +158,7 @@ class _Finder:
         self.texts = texts
         self.limit = limit
         self.file = str(Path(getattr(module, "__file__", None) or place).resolve())
-        self.tree = _tree(module)
+        self.tree = syntax_of(module)
         self.scope: Scope = Scope(module, self.tree)
         self.targets: list[Target] = []
         self.problems: list[Problem] = []
@@ -240,7 +242,7 @@ class _Finder:
         from torch import nn
 
         found = {
-            value: _row(value)
+            value: row_of(value)
             for value in vars(self.module).values()
             if isinstance(value, type)
             and issubclass(value, nn.Module)
@@ -297,11 +299,11 @@ class _Finder:
         }
         makers: set[str] = set()
         while True:
-            more = {n for n, node in functions.items() if n not in makers and _returns(node, models | makers)}
+            more = {n for n, node in functions.items() if n not in makers and returns_one_of(node, models | makers)}
             if not more:
                 break
             makers |= more
-        return [name for name, node in functions.items() if name in makers and _needs_nothing(node)]
+        return [name for name, node in functions.items() if name in makers and needs_nothing(node)]
 
     def _drop_parts(self) -> None:
         """Leave out targets that another target contains."""
@@ -327,16 +329,16 @@ class _Finder:
 
         settings = self._settings(name)
         if settings is not None and ("args" in settings or "kwargs" in settings):
-            return self._add_first(name, cls, _row(cls), iter([configured_call(settings)]))
+            return self._add_first(name, cls, row_of(cls), iter([configured_call(settings)]))
         example = inspect.getattr_static(cls, "example", None)
         if isinstance(example, (staticmethod, classmethod)):
-            return self._add(name, cls.example, _row(cls), f"{name}.example()", "example")  # type: ignore[attr-defined]
+            return self._add(name, cls.example, row_of(cls), f"{name}.example()", "example")  # type: ignore[attr-defined]
         module_example = getattr(self.module, "example_model", None)
         if callable(module_example) and getattr(module_example, "__module__", "") == self.module.__name__:
             built = self._try(module_example)
             if isinstance(built, cls):
-                return self._add(name, module_example, _row(cls), "example_model()", "example")
-        self._add_first(name, cls, _row(cls), calls(cls, self.scope))
+                return self._add(name, module_example, row_of(cls), "example_model()", "example")
+        self._add_first(name, cls, row_of(cls), calls(cls, self.scope))
 
     def _add_function(self, name: str, function: Callable[..., Any]) -> None:
         from auditor.dynamic.arguments import calls, configured_call
@@ -346,7 +348,7 @@ class _Finder:
             ways: Iterator[Call] = iter([configured_call(settings)])
         else:
             ways = calls(function, self.scope)
-        self._add_first(name, function, _row(function), ways)
+        self._add_first(name, function, row_of(function), ways)
 
     def _add_instance(self, name: str, value: nn.Module) -> None:
         """An instance was made while the file was imported: importing it again makes it again."""
@@ -358,7 +360,7 @@ class _Finder:
                 found = getattr(found, part)
             return found
 
-        self._keep(name, again, value, _assignment_row(self.tree, name), "", "instance")
+        self._keep(name, again, value, assignment_row(self.tree, name), "", "instance")
 
     def _add_first(self, name: str, function: Callable[..., Any], row: int, ways: Iterator[Call]) -> None:
         """Add the first way of calling `function` that builds a model; a problem if none does."""
@@ -458,85 +460,3 @@ def _factory(call: Call, function: Callable[..., Any]) -> Callable[[], Any]:
 def _at_most(ways: Iterator[Call], count: int) -> Iterator[Call]:
     for _, call in zip(range(count), ways, strict=False):
         yield call
-
-
-# Reading the file's syntax -------------------------------------------------------------------------------------------
-
-
-def _tree(module: types.ModuleType) -> ast.Module | None:
-    try:
-        return ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):
-        return None
-
-
-def _row(value: Any) -> int:
-    """The line of a class or function, decorators left out."""
-    try:
-        lines, row = inspect.getsourcelines(value)
-    except (OSError, TypeError):
-        return 0
-    skipped = next((i for i, line in enumerate(lines) if re.match(r"\s*(async\s+def|def|class)\b", line)), 0)
-    return row + skipped
-
-
-def _assignment_row(tree: ast.Module | None, name: str) -> int:
-    for node in tree.body if tree is not None else ():
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return node.lineno
-    return 0
-
-
-def _needs_nothing(node: ast.FunctionDef) -> bool:
-    arguments = node.args
-    positional = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
-    return positional <= 0 and all(default is not None for default in arguments.kw_defaults)
-
-
-def _returns(node: ast.FunctionDef, makers: set[str]) -> bool:
-    """Whether a function returns what one of `makers` (classes, functions) makes, or is annotated to."""
-    annotation = ast.unparse(node.returns) if node.returns else ""
-    if annotation.strip("'\"") in makers or annotation.endswith("nn.Module"):
-        return True
-    made = {
-        target.id
-        for statement in ast.walk(node)
-        if isinstance(statement, ast.Assign) and _makes(statement.value, makers)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-    returned = [statement.value for statement in ast.walk(node) if isinstance(statement, ast.Return)]
-    return any(_makes(value, makers) or (isinstance(value, ast.Name) and value.id in made) for value in returned)
-
-
-def _makes(value: ast.expr | None, makers: set[str]) -> bool:
-    if not isinstance(value, ast.Call):
-        return False
-    if isinstance(value.func, ast.Name):
-        return value.func.id in makers
-    return ast.unparse(value.func) in ("nn.Sequential", "torch.nn.Sequential")
-
-
-def _shapes(module: types.ModuleType) -> list[tuple[int, ...]]:
-    """Shapes of tensors that the file makes outside its functions and classes, as in its `__main__` block."""
-    tree, found = _tree(module), []
-    for statement in tree.body if tree is not None else ():
-        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
-            continue
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
-                "torch.randn",
-                "torch.rand",
-                "torch.zeros",
-                "torch.ones",
-            ):
-                sizes = node.args[0].elts if len(node.args) == 1 and isinstance(node.args[0], ast.Tuple) else node.args
-                values = [
-                    size.value for size in sizes if isinstance(size, ast.Constant) and isinstance(size.value, int)
-                ]
-                if values and len(values) == len(sizes):
-                    found.append(tuple(values))
-    return found

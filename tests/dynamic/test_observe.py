@@ -15,7 +15,8 @@ from torch import nn
 
 from auditor.dynamic.capture import LiveInputs, capture
 from auditor.dynamic.observe import LayerProbe, Probe
-from auditor.dynamic.probe import fresh_batch, mean_spike, repeated_rows, rms, sens
+from auditor.dynamic.probe import mean_spike, repeated_rows, rms, sens
+from auditor.dynamic.probe_batch import fresh_batch
 
 INIT = nn.init
 Init = Callable[[torch.Tensor], Any]
