@@ -96,11 +96,14 @@ KEPT = re.compile(r"token_id|_ratio|kernel|stride|patch|channels|bias|classes|la
 
 def shrink(config: Any, nesting: int = 0) -> Any:
     """Set every size of a transformers configuration, and of those inside it, to a small one."""
+    staged = any(isinstance(value, (list, tuple)) and "head" in name for name, value in vars(config).items())
     for name, value in list(vars(config).items()):
         if nesting < 3 and hasattr(value, "model_type") and hasattr(value, "to_dict"):
             shrink(value, nesting + 1)
         elif type(value) is int and value > 2 and not KEPT.search(name):
             small = next((size for pattern, size in SMALL if re.search(pattern, name)), None)
+            if staged and re.search("embed_dim|hidden", name):
+                continue  # widths that the heads of each stage divide
             if small is not None and small < value:
                 _set(config, name, small)
     for name, value in list(vars(config).items()):

@@ -491,7 +491,7 @@ def test_a_guess_that_needs_too_much_memory_is_not_run() -> None:
 
 def test_what_is_affordable_only_for_few_samples_gets_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("auditor.dynamic.inputs.infer.CHEAP", 0)
-    monkeypatch.setattr("auditor.dynamic.inputs.infer.AFFORDABLE", 5 << 20)  # a sample takes 8 MB, twice
+    monkeypatch.setattr("auditor.dynamic.inputs.infer.AFFORDABLE", 10 << 20)  # a sample takes 8 MB
     model = Attends(32)
     assert infer(model).description == "2x3x32x32"
     assert RUNS == [(2, 3, 32, 32)]

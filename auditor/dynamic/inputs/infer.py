@@ -10,7 +10,7 @@ import math
 import time
 import types
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +29,11 @@ from auditor.dynamic.state import preserved, seed_all
 
 TRIES = 40
 SECONDS = 60.0
-REPAIRED = 5  # repairs of a first guess in a row, before the next one is tried
+REPAIRED = 12  # tries at mending a first guess before the next one has its turn
 CHEAP = 4 * 3 * 96 * 96  # elements up to which a guess is run without asking what that takes
-AFFORDABLE = 1 << 30  # bytes that a run with a guess may compute while there are others to try
-AT_MOST = 4  # times that, where nothing cheaper works
+AFFORDABLE = 1 << 31  # bytes that a run with a guess may compute while there are others to try
+CHEAPER_FIRST = 20  # tries at finding something that is
+AT_MOST = 2  # times that, where nothing cheaper works
 FEW = 2  # samples, where more are not affordable
 ELEMENTS = 1 << 22  # no guess is larger: a wrong axis must not exhaust memory
 
@@ -96,7 +97,8 @@ def infer(
 def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], device: str) -> Inputs:
     """Run guesses, repaired ones first, until one works and keeps the samples apart."""
     firsts = itertools.chain(hinted, itertools.islice(first_guesses(facts), TRIES))
-    queue = deque((guess, REPAIRED) for guess in firsts)
+    queue = deque(enumerate(firsts))  # each with the number of the first guess that it is, or mends
+    tried: Counter[int] = Counter()
     costly: list[Guess] = []
     seen: set[str] = set()
     accepted: Inputs | None = None
@@ -104,11 +106,12 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], 
     complaint = "it takes no tensor" if not queue else ""
     deadline, tries = time.monotonic() + SECONDS, 0
     while (queue or costly) and tries < TRIES and time.monotonic() < deadline:
-        if not queue:  # nothing cheaper works
-            queue.extend((guess, 0) for guess in costly)
+        late = tries >= CHEAPER_FIRST or time.monotonic() > deadline - SECONDS / 2
+        if not queue or (costly and late):  # nothing cheaper works
+            queue.extendleft((-1, guess) for guess in reversed(costly))
             costly, seen = [], seen - {guess.key for guess in costly}
             affordable *= AT_MOST
-        guess, repairable = queue.popleft()
+        root, guess = queue.popleft()
         if guess.key in seen:
             continue
         seen.add(guess.key)
@@ -118,6 +121,7 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], 
                 costly += [guess.batched(facts.batch, FEW), guess]
             continue
         tries += 1
+        tried[root] += 1
         inputs = _spec(guess, facts).make(seed=seed, device=device, source="inferred", batch_axis=guess.axis)
         run = _run(model, inputs)
         if run.error is None and guess.axis == 1 and run.keeps_first(inputs):
@@ -130,11 +134,11 @@ def _search(model: nn.Module, facts: Facts, seed: int, hinted: Iterable[Guess], 
             continue
         complaint = complaint or f"{summary(run.error)} (called with {inputs.description})"
         repaired = [g for g in repairs(guess, run.error, facts) if g.key not in seen and g.elements <= ELEMENTS]
-        if repairable:
-            queue.extendleft((g, repairable - 1) for g in reversed(repaired[:6]))
+        if tried[root] < REPAIRED:
+            queue.extendleft((root, g) for g in reversed(repaired[:6]))
         else:  # other first guesses get their turn
-            queue.extend((g, REPAIRED) for g in repaired[:6])
-        queue.extend((g, 0) for g in by_numbers(guess, str(run.error)) if g.elements <= ELEMENTS)
+            queue.extend((root, g) for g in repaired[:6])
+        queue.extend((root, g) for g in by_numbers(guess, str(run.error)) if g.elements <= ELEMENTS)
     if accepted is not None:
         return accepted
     raise InputError(f"no inputs were found that it runs with; the first try: {complaint}")
