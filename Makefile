@@ -26,6 +26,10 @@ test: $(VENV)/torch-ready $(VENV)/dev-ready
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+docs: $(VENV)/dev-ready
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'The documentation is in build/site; open build/site/index.html.'
+
 schema: $(VENV)/dev-ready
 	$(BIN)/python -m auditor.schema
 	$(BIN)/python -m auditor.fix.certificate

@@ -9,6 +9,7 @@ from typing import Any
 
 from auditor.finding import Finding, Location, Problem
 from auditor.report import Report
+from auditor.report.catalogue import url
 from auditor.report.texts import notebook_cell
 
 
@@ -19,7 +20,9 @@ def render(report: Report) -> str:
 
 def records(report: Report) -> list[dict[str, Any]]:
     """The findings, then the problems, as plain JSON data."""
-    return [*map(finding_record, report.findings), *map(_problem_record, report.problems)]
+    urls = {rule.code: url(rule) for rule in report.rules}
+    findings = [finding_record(finding, urls.get(finding.code, "")) for finding in report.findings]
+    return [*findings, *map(_problem_record, report.problems)]
 
 
 def _problem_record(problem: Problem) -> dict[str, Any]:
@@ -35,8 +38,8 @@ def _problem_record(problem: Problem) -> dict[str, Any]:
     }
 
 
-def finding_record(finding: Finding) -> dict[str, Any]:
-    """One finding as plain JSON data."""
+def finding_record(finding: Finding, url: str = "") -> dict[str, Any]:
+    """One finding as plain JSON data; `url`: its rule's page."""
     location = finding.location
     fix = finding.fix
     return {
@@ -46,6 +49,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         **_place(location.path),
         **_range(location),
         "severity": str(finding.severity),
+        "url": url or None,
         "seen": list(finding.seen),
         "modules": list(finding.modules),
         "models": list(finding.models),

@@ -16,7 +16,7 @@ from auditor import __version__
 from auditor.finding import Finding, Location, Problem, Severity
 from auditor.fix.edit import Fix
 from auditor.report import Report
-from auditor.report.catalogue import explain
+from auditor.report.catalogue import explain, url
 from auditor.report.fingerprint import Fingerprint, fingerprints
 from auditor.report.json import figures
 from auditor.report.paths import in_project
@@ -63,13 +63,14 @@ def log(report: Report) -> dict[str, Any]:
 def _rule(rule: Rule) -> dict[str, Any]:
     """A rule with its explanation, so that it can be read where the finding is shown."""
     link = re.search(r"https?://[^\s)>,]+[^\s)>,.]", rule.explanation.partition("## References")[2])
+    page = url(rule) or (link[0] if link else "")
     return {
         "id": rule.code,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": _sentence(rule.summary)},
         "fullDescription": {"text": rule.explanation.partition("\n")[0]},
         "help": {"text": rule.explanation, "markdown": explain(rule)},
-        **({"helpUri": link[0]} if link else {}),
+        **({"helpUri": page} if page else {}),
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
         "properties": {
             "tags": [str(rule.category), rule.family, "pytorch"],
