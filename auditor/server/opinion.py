@@ -17,7 +17,6 @@ from auditor.rule import Rule
 from auditor.scope import excluded
 from auditor.settings import Settings, load, parse
 from auditor.static import check, files
-from auditor.static.noqa import silenced_line
 
 
 def settings_for(path: str, options: Mapping[str, Any]) -> Settings:
@@ -75,12 +74,9 @@ class Opinion:
 
     def silenced(self, finding: Finding) -> str:
         """The text with a comment that silences one finding."""
-        place = silenced_line(self.text, finding)
-        if place is None:
-            return self.text
-        lines = self.text.split("\n")
-        lines[place[0] - 1] = place[1]
-        return "\n".join(lines)
+        from auditor.fix.silence import add_comments
+
+        return add_comments(self.text, [finding])[0]
 
 
 def opinion(path: str, text: str, settings: Settings) -> Opinion:
