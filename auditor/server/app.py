@@ -22,7 +22,7 @@ from auditor.server import convert
 from auditor.server.opinion import Opinion, opinion, settings_for
 from auditor.settings import FILES, Settings
 from auditor.static.check import chosen_rules
-from auditor.static.files import SUFFIXES, display
+from auditor.static.files import display
 
 DELAY = 0.2  # seconds without a keystroke after which a text is read
 FIX_ALL = "source.fixAll.auditor"
@@ -43,7 +43,7 @@ class Server(LanguageServer):
     def opinion_on(self, uri: str) -> Opinion | None:
         """What is found in the text of a document as it is now; None for one that is no Python."""
         document = self.workspace.get_text_document(uri)
-        if document.language_id != "python" and not document.path.endswith(SUFFIXES):
+        if document.language_id != "python" and not document.path.endswith((".py", ".pyi")):
             return None
         version, known = self.opinions.get(uri, (None, None))
         if known is not None and version == document.version:
