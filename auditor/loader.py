@@ -41,10 +41,11 @@ def builtin_folder() -> Path:
 
 
 class Loaded(NamedTuple):
-    """Rules, sorted by code, and what kept other rule files from being loaded."""
+    """Rules, sorted by code, what kept other rule files from being loaded, and the folders they are in."""
 
     rules: tuple[Rule, ...]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...]
+    folders: tuple[Path, ...]
 
 
 def load_rules(extra: tuple[str, ...] = ()) -> tuple[Rule, ...]:
@@ -83,7 +84,7 @@ def load(extra: tuple[str, ...] = ()) -> Loaded:
                 continue
             rules[rule.code] = names[rule.name] = rule
     index.save()
-    return Loaded(tuple(rules[code] for code in sorted(rules)), tuple(problems))
+    return Loaded(tuple(rules[code] for code in sorted(rules)), tuple(problems), tuple(loaded))
 
 
 def forget_user_rules() -> None:

@@ -253,6 +253,9 @@ def test_an_installed_plug_in(folder: Path) -> None:
     subprocess.run([*pip, "--target", str(site), str(project)], check=True)
     assert "net.py:10:9: ACM001 [*]" in run()
     assert "net.py:10:9: ACM001 [*]" in run()  # from the index
+    installed = site / "acme_rules/log_in_forward.py"
+    installed.write_text(installed.read_text().replace("this prints", "now it prints"))
+    assert "now it prints for every batch" in run()
     (site / "acme_rules/log_in_forward.py").write_text("1 / 0\n")
     assert "log_in_forward.py:1:1: could not be checked: this rule cannot be used: ZeroDivisionError" in run()
     for dist in site.glob("*.dist-info"):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor import __version__
-from auditor.loader import PACKAGE, builtin_folder, cache_folder
+from auditor.loader import PACKAGE, cache_folder, load
 from auditor.static.project import Link, digest_of, holds
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def _key(settings: Settings, rules: Sequence[Rule]) -> str:
     """Everything but a file's own content on which its findings depend, and where paths in reports start."""
     values = [(item.name, getattr(settings, item.name)) for item in fields(settings) if item.name not in _NO_MATTER]
     codes = [rule.code for rule in rules]
-    own = [Path(folder) for folder in settings.rules]
-    told = (__version__, sys.version, os.getcwd(), values, codes, list(_stamps([PACKAGE, builtin_folder(), *own])))
+    stamps = list(_stamps([PACKAGE, *load(settings.rules).folders]))
+    told = (__version__, sys.version, os.getcwd(), values, codes, stamps)
     return digest_of(repr(told).encode("utf-8", "surrogatepass")).hex()[:20]
 
 
