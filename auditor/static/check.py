@@ -109,15 +109,16 @@ def _apply(rules: Sequence[Rule], source: Source, result: FileResult) -> list[Fi
 def drop_symptoms(findings: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
     """`findings` without those that only show the effect of another one on the same lines or layers."""
     causes = {rule.code: rule.yields_to for rule in rules if rule.yields_to}
-    if not causes:
-        return list(findings)
+    by_code: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_code.setdefault(finding.code, []).append(finding)
     return [
         finding
         for finding in findings
         if not any(
-            other.code in causes.get(finding.code, ())
-            and (other.location.covers(finding.location) or _same_layer(other, finding))
-            for other in findings
+            other.location.covers(finding.location) or _same_layer(other, finding)
+            for code in causes.get(finding.code, ())
+            for other in by_code.get(code, ())
         )
     ]
 

@@ -59,6 +59,11 @@ class Source:
         found: T = self._once[key]
         return found
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines of the text; line 1 is the first."""
+        return self.text.split("\n")
+
     # Names and calls ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -278,10 +283,11 @@ class Source:
     def flows_meeting(self, calls: Collection[ast.Call]) -> Iterator[tuple[ModuleClass, Flow]]:
         """The module classes whose forward can meet what one of these calls gives, with the flow through it: a call
         stands in the class, in one that it inherits from, or outside of all of them."""
-        inside = {call for call in calls if any(facts.spans(call) for facts in self._classes.values())}
+        around = [{above for above in self.tree.ancestors(call) if above in self._classes} for call in calls]
+        meeting: set[ast.AST] = set().union(*around)
+        everywhere = not all(around)
         for facts in self._classes.values() if calls else ():
-            family = (facts, *facts.ancestors)
-            if len(inside) < len(calls) or any(member.spans(call) for member in family for call in inside):
+            if everywhere or facts.node in meeting or any(parent.node in meeting for parent in facts.ancestors):
                 flow = self.flow(facts)
                 if flow is not None:
                     yield facts, flow

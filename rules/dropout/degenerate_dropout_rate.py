@@ -119,7 +119,7 @@ def _keep_evidence(source: Source, rate: Rate) -> str:
             told_there = into_own and (not given_as or re.search(KEEP, given_as))
             return name if re.search(KEEP, name) and not told_there else ""
         case ast.Constant():
-            line = source.text.split("\n")[rate.expression.lineno - 1]
+            line = source.lines[rate.expression.lineno - 1]
             return ast.unparse(rate.expression) if re.search(COMMENT, line) else ""
     return ""
 

@@ -85,7 +85,7 @@ def never_applied(source: Source) -> Iterator[Finding]:
 
 def _is_admitted(source: Source, call: ast.Call) -> bool:
     """Whether a comment on the line says that it is not used."""
-    return bool(UNUSED.search(source.text.split("\n")[call.lineno - 1]))
+    return bool(UNUSED.search(source.lines[call.lineno - 1]))
 
 
 def _has_one_layer(source: Source, call: ast.Call) -> bool:

@@ -48,7 +48,7 @@ def unknown(source: Source, silenced: Sequence[Finding], active: Sequence[Rule])
     for comment in comments(source.text):
         for word, start, end in comment.codes if comment.ours else ():
             if word.lower() not in names:
-                line = source.text.split("\n")[comment.row - 1]
+                line = source.lines[comment.row - 1]
                 first, last = (len(line[:column].encode()) for column in (start, end))
                 location = Location("", comment.row, first + 1, comment.row, last + 1)
                 close = close_name(word, known)

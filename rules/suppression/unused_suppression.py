@@ -68,7 +68,7 @@ def _is_known(other: Rule) -> bool:
 
 def _place(source: Source, comment: Suppression) -> Location:
     """The range of a comment, in bytes as all findings have it."""
-    line = source.text.split("\n")[comment.row - 1]
+    line = source.lines[comment.row - 1]
     start, end = (len(line[:column].encode()) for column in (comment.start, comment.end))
     return Location("", comment.row, start + 1, comment.row, end + 1)
 
@@ -78,7 +78,7 @@ def removed(source: Source, finding: Finding) -> list[Edit]:
     """The names that silence nothing; the comment, where no other name is left in it. Other tools' codes stay."""
     row, vain = finding.location.row, finding.facts["codes"]
     found = [item for item in comments(source.text) if _place(source, item) == _same(finding.location)]
-    line = source.text.split("\n")[row - 1]
+    line = source.lines[row - 1]
     edits = []
     for comment in found:
         kept = [code for code, _, _ in comment.codes if code not in vain]

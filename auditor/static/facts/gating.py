@@ -364,7 +364,7 @@ def switched_off(source: Source, rate: ast.expr) -> str | None:
 def is_meant(source: Source, node: ast.AST) -> bool:
     """Whether a comment at `node`, a docstring around it or a name around it says that randomness is to stay on."""
     statement = source.statement_of(node)
-    lines = source.text.split("\n")
+    lines = source.lines
     if any(re.search(_ON_WORDS, line) for line in _comments(lines, statement)):
         return True
     for above in (statement, *source.tree.ancestors(statement)):
