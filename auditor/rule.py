@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -333,7 +334,7 @@ class IndexedRule(Rule):
         self.reads_source = entry["reads_source"]
         self.runs_model = entry["runs_model"]
         self.fixes = entry["fixes"]
-        self._load = load
+        self._load = functools.cache(load)
 
     def loaded(self) -> Rule:
         return self._load()

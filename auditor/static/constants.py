@@ -84,18 +84,25 @@ def _attribute(source: Source, node: ast.Attribute, attr: str, depth: int) -> An
 def binding(source: Source, name: ast.Name) -> ast.expr | None:
     """The expression that `name` surely holds: its only assignment in the innermost scope that binds it, or the
     default of a parameter that is never assigned; None when there is no such thing."""
-    for scope in (*source.tree.ancestors(name),):
+    stored = source.once(_stores_by_scope, name.id)
+    for scope in source.tree.ancestors(name):
         if isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             is_parameter, default = parameter_default(scope, name.id)
-            stores = [store for store in source.names.stores(name.id) if enclosing_scope(source, store) is scope]
             if is_parameter:
-                return None if stores else default
-            if stores:
-                return _assigned_value(source, stores)
+                return None if scope in stored else default
+            if scope in stored:
+                return _assigned_value(source, stored[scope])
         elif isinstance(scope, ast.Module):
-            stores = [store for store in source.names.stores(name.id) if enclosing_scope(source, store) is scope]
-            return _assigned_value(source, stores)
+            return _assigned_value(source, stored.get(scope, []))
     return None
+
+
+def _stores_by_scope(source: Source, name: str) -> dict[ast.AST | None, list[ast.Name]]:
+    """Where `name` is assigned, by the innermost function, class or module around it."""
+    found: dict[ast.AST | None, list[ast.Name]] = {}
+    for store in source.names.stores(name):
+        found.setdefault(enclosing_scope(source, store), []).append(store)
+    return found
 
 
 def enclosing_scope(source: Source, node: ast.AST) -> ast.AST | None:

@@ -26,7 +26,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # (folder from which a module was looked for, its dotted name, the file found or "", the digest of its content)
 Link = tuple[str, str, str, bytes]
 
-_LEVELS = 6  # folders above a file in which absolute imports are looked for
+_LEVELS = 6  # folders, from a file upwards, in which absolute imports are looked for
 _LARGEST = 1_000_000  # bytes of a file that is read for others
 _HOPS = 8  # re-exports that are followed
 _OPEN = 16  # files kept parsed
@@ -71,18 +71,20 @@ class Project:
         return self._places[key]
 
     def _search(self, folder: str) -> tuple[str, ...]:
-        """The folders in which absolute imports of a file in `folder` are looked for."""
+        """The folders in which absolute imports of a file in `folder` are looked for: the nearest one that is no
+        package, and those above it up to the top of the project, where that is marked as one."""
         if folder not in self._folders:
             found: list[str] = []
-            current = folder
-            for _ in range(_LEVELS):
+            current, ended = folder, False
+            while not ended and len(found) < 2 * _LEVELS:
                 if not os.path.isfile(os.path.join(current, "__init__.py")):
                     found += [current, os.path.join(current, "src")]
+                ended = any(os.path.exists(os.path.join(current, mark)) for mark in _MARKS)
                 above = os.path.dirname(current)
-                if above == current or any(os.path.exists(os.path.join(current, mark)) for mark in _MARKS):
+                if above == current:
                     break
                 current = above
-            self._folders[folder] = tuple(found)
+            self._folders[folder] = tuple(found) if ended else tuple(found[:2])
         return self._folders[folder]
 
     def digest(self, path: str) -> bytes:

@@ -110,16 +110,16 @@ class Tree:
 
     def names(self, name: str) -> list[ast.Name]:
         """The uses of the variable `name`, in document order."""
-        return self._indexed(ast.Name, "id").get(name, [])  # type: ignore[return-value]
+        return sorted(self._indexed(ast.Name, "id").get(name, ()), key=_place)  # type: ignore[arg-type]
 
     def attributes(self, attribute: str) -> list[ast.Attribute]:
         """The uses of an attribute of this name, of whatever object, in document order of where they begin."""
-        return self._indexed(ast.Attribute, "attr").get(attribute, [])  # type: ignore[return-value]
+        return sorted(self._indexed(ast.Attribute, "attr").get(attribute, ()), key=_place)  # type: ignore[arg-type]
 
     def _indexed(self, node_type: type[ast.AST], field: str) -> dict[object, list[ast.AST]]:
         if node_type not in self._indices:
             index = self._indices[node_type] = {}
-            for node in self.all(node_type):
+            for node in self._by_type[node_type]:
                 index.setdefault(getattr(node, field), []).append(node)
         return self._indices[node_type]
 

@@ -166,6 +166,15 @@ def test_imports_are_found_as_python_finds_them(shop: Path, folder: str, name: s
     assert [Path(item.source.path).name for item in imported(source, [name])] == ([found] if found else [])
 
 
+def test_folders_above_that_are_no_project_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "tools.py").write_text("class Net: ...\n")
+    (tmp_path / "below" / "near.py").write_text("class Net: ...\n")
+    new_run()
+    source = Source(str(tmp_path / "below" / "asking.py"), "")
+    assert [len(list(imported(source, [name]))) for name in ("near.Net", "tools.Net")] == [1, 0]
+
+
 def test_imports_that_go_in_circles_end(shop: Path) -> None:
     (shop / "one.py").write_text("import torch\nfrom two import B\nclass A(B):\n  def forward(self, x): ...\n")
     (shop / "two.py").write_text("import torch\nfrom one import A\nclass B(A):\n  def forward(self, x): ...\n")
