@@ -50,23 +50,28 @@ class ModuleClass:
         """Whether `node` stands in the class."""
         return self.node.lineno <= node.lineno <= (self.node.end_lineno or 0)
 
-    def is_module(self, classes: Mapping[ast.ClassDef, ModuleClass], depth: int = 10) -> bool:
-        """Whether this is an nn.Module: a base is torch's or another such class of the file or the project, or (a base
-        that is not seen) it has a `forward(self, …)` and calls `super().__init__`, as only modules do."""
+    def is_module(
+        self, classes: Mapping[ast.ClassDef, ModuleClass], depth: int = 10, look_further: bool = False
+    ) -> bool:
+        """Whether this is an nn.Module: a base is torch's or another such class of the file, or (a base imported from
+        elsewhere) it has a `forward(self, …)` and calls `super().__init__`, as only modules do.
+
+        Other files of the project are read for classes with a `forward`, in which there is something to check, for
+        those that they inherit from, and where `look_further` asks for it.
+        """
+        look_further = look_further or self.forward is not None
         for names in self.bases:
             for name in names:
                 if _is_module_name(name):
                     return True
                 parent = next((facts for facts in classes.values() if facts.name == name), None)
-                if parent is not None and parent is not self and depth and parent.is_module(classes, depth - 1):
+                known = parent is not None and parent is not self and depth > 0
+                if known and parent.is_module(classes, depth - 1, look_further):  # type: ignore[union-attr]
                     return True
-        return bool(self.node.bases) and (self._looks_like_one() or self._inherits_one())
+        return bool(self.node.bases) and (self._looks_like_one() or (look_further and self._inherits_one()))
 
     def _inherits_one(self) -> bool:
-        """Whether a base is a module class of another file of the project; asked where that matters: with a `forward`
-        there is something to check."""
-        if self.forward is None:
-            return False
+        """Whether a base is a module class of another file of the project."""
         found = (found for names in self.bases for found in imported(self.source, sorted(names)))
         return any(project().ask(_is_module, item) for item in found)
 
@@ -173,7 +178,7 @@ class ModuleClass:
 
 
 def _is_module(source: Source, node: Definition) -> bool:
-    return isinstance(node, ast.ClassDef) and source.module_class(node) is not None
+    return isinstance(node, ast.ClassDef) and source.classes[node].is_module(source.classes, look_further=True)
 
 
 _HARMLESS_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})

@@ -148,15 +148,17 @@ class Project:
             self._cut = min(self._cut, self._asked.index(key))
             return None
         self._asked.append(key)
-        self._links.append(set())
+        self._links.append(about.source.links)  # also what earlier questions about the file have found out for good
         fresh = question(about.source, about.node)
         own = self._links.pop()
         self._asked.pop()
         self._links[-1] |= own
-        if self._cut == sys.maxsize:  # what goes in circles is found out each time: it depends on where one enters
+        if self._cut == sys.maxsize:
             self._answers[key] = (fresh, frozenset(own))
-        elif self._cut == len(self._asked):
-            self._cut = sys.maxsize
+        else:  # in a circle: what was found out depends on where one entered it, and is forgotten
+            self._sources.pop(about.source.path, None)
+            if self._cut == len(self._asked):
+                self._cut = sys.maxsize
         return fresh
 
     def _link(self, source: Source, module: str) -> str:

@@ -204,8 +204,12 @@ class Source:
 
     @cached_property
     def _classes(self) -> dict[ast.ClassDef, ModuleClass]:
-        classes = {node: ModuleClass(self, node) for node in self.tree.all(ast.ClassDef)}
-        return {node: facts for node, facts in classes.items() if facts.is_module(classes)}
+        return {node: facts for node, facts in self.classes.items() if facts.is_module(self.classes)}
+
+    @cached_property
+    def classes(self) -> dict[ast.ClassDef, ModuleClass]:
+        """Facts about all classes of this file, modules or not."""
+        return {node: ModuleClass(self, node) for node in self.tree.all(ast.ClassDef)}
 
     @property
     def module_classes(self) -> list[ModuleClass]:

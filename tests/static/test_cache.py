@@ -91,6 +91,20 @@ def test_a_result_rests_on_the_files_it_was_linked_to(folder: Path, monkeypatch:
     assert check_files(["derived.py"], Settings())[0].findings
 
 
+def test_every_result_rests_on_all_that_stands_behind_what_it_imports(folder: Path) -> None:
+    (folder / "base.py").write_text("from torch import nn\nclass Base(nn.Module): ...\n")
+    (folder / "middle.py").write_text("from base import Base\nclass One(Base): ...\nclass Two(Base): ...\n")
+    for name in ("One", "Two"):
+        text = f"import torch.nn.functional as F\nfrom middle import {name}\nclass Net({name}):\n"
+        (folder / f"{name}.py").write_text(text + "    def forward(self, x):\n        return F.dropout(x, 0.5)\n")
+    names = ["One.py", "Two.py"]
+    assert all(result.findings for result in check_files(names, Settings()))
+    (folder / "middle.py").write_text("from base import Base\nclass One(Base): ...\nclass Two(Base): ...\nx = 1\n")
+    assert all(result.findings for result in check_files(names, Settings()))
+    (folder / "base.py").write_text("class Base: ...\n")
+    assert not any(result.findings for result in check_files(names, Settings()))
+
+
 @pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"[1, 2]"])
 def test_a_cache_that_cannot_be_read_is_made_anew(folder: Path, damage: bytes) -> None:
     first = check_files(["net0.py"], Settings())
