@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.finding import Finding, Problem, finding_from_json, merge, problem_from_json
@@ -66,10 +67,14 @@ def check_paths(
     for own, of_group in nearest.groups(found):
         if own.rules != settings.rules:
             report.problems += check.rule_problems(own)
-        for result in check.check_files(of_group, own, progress):
-            if result.findings:
-                content = files.read(result.path)
-                _mend(result, content, files.text_of(result.path, content), [], report, own, mode)
+        if mode.wanted:
+            results = check.check_files(of_group, own, progress)
+            for result in results:
+                _mend_file(result, report, own, mode)
+        else:  # the fixes offered are kept with the findings
+            offer = partial(_offer, settings=own, mode=mode)
+            results = check.check_files(of_group, own, progress, offer, f"with fixes {mode.text_edits}")
+        for result in results:
             _note(result, report)
     report.sort()
     scope.narrow(report)
@@ -167,6 +172,19 @@ def _note(result: FileResult, report: Report) -> None:
     report.findings += result.findings
     report.silenced += result.silenced
     report.problems += result.problems
+
+
+def _offer(result: FileResult, settings: Settings, mode: FixMode) -> None:
+    """Show the fixes of one file; what goes wrong with them is a problem of the result."""
+    aside = Report()
+    _mend_file(result, aside, settings, mode)
+    result.problems += aside.problems
+
+
+def _mend_file(result: FileResult, report: Report, settings: Settings, mode: FixMode) -> None:
+    if result.findings:
+        content = files.read(result.path)
+        _mend(result, content, files.text_of(result.path, content), [], report, settings, mode)
 
 
 def _mend(

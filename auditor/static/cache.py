@@ -36,8 +36,8 @@ _Entry = tuple[bytes, tuple[Link, ...], bytes]
 class Cache:
     """The results of one folder, selection and version. `get` and `put` take paths as reports show them."""
 
-    def __init__(self, settings: Settings, rules: Sequence[Rule]) -> None:
-        self.path = cache_folder() / f"checked-{_key(settings, rules)}.bin"
+    def __init__(self, settings: Settings, rules: Sequence[Rule], finished: str = "") -> None:
+        self.path = cache_folder() / f"checked-{_key(settings, rules, finished)}.bin"
         self._entries = _read(self.path)
         self._new: dict[str, _Entry] = {}
 
@@ -86,12 +86,12 @@ def _read(path: Path) -> dict[str, _Entry]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _key(settings: Settings, rules: Sequence[Rule]) -> str:
+def _key(settings: Settings, rules: Sequence[Rule], finished: str) -> str:
     """Everything but a file's own content on which its findings depend, and where paths in reports start."""
     values = [(item.name, getattr(settings, item.name)) for item in fields(settings) if item.name not in _NO_MATTER]
     codes = [rule.code for rule in rules]
     stamps = list(_stamps([PACKAGE, *load(settings.rules).folders]))
-    told = (__version__, sys.version, os.getcwd(), values, codes, stamps)
+    told = (__version__, sys.version, os.getcwd(), values, codes, finished, stamps)
     return digest_of(repr(told).encode("utf-8", "surrogatepass")).hex()[:20]
 
 

@@ -172,17 +172,25 @@ _CHUNK = 64  # files; for fewer, starting processes costs more than it saves
 
 
 def check_files(
-    paths: Sequence[str], settings: Settings, progress: Callable[[str], None] | None = None
+    paths: Sequence[str],
+    settings: Settings,
+    progress: Callable[[str], None] | None = None,
+    finish: Callable[[FileResult], None] | None = None,
+    finished: str = "",
 ) -> list[FileResult]:
     """One result per file, in the order of `paths`, whatever the number of jobs (0: one per processor), and whether it
-    is found out anew or known from an earlier run."""
+    is found out anew or known from an earlier run. `finish` adds to results that are new what is to be kept with them;
+    `finished` tells results so finished from others."""
     rules = chosen_rules(settings)
     new_run()
     if not settings.cache:
-        return _check_all(paths, settings, rules, progress)
+        results_anew = _check_all(paths, settings, rules, progress)
+        for result in results_anew if finish is not None else ():
+            finish(result)  # type: ignore[misc]
+        return results_anew
     from auditor.static.cache import Cache
 
-    cache = Cache(settings, rules)
+    cache = Cache(settings, rules, finished)
     results: dict[str, FileResult] = {}
     digests: dict[str, bytes] = {}
     for path in paths:
@@ -198,6 +206,8 @@ def check_files(
             digests[path] = digest_of(content)
     for path, result in zip(digests, _check_all(list(digests), settings, rules, progress), strict=True):
         results[path] = result
+        if finish is not None:
+            finish(result)
         if not result.problems:
             cache.put(result, digests[path])
     cache.save()

@@ -105,6 +105,20 @@ def test_every_result_rests_on_all_that_stands_behind_what_it_imports(folder: Pa
     assert not any(result.findings for result in check_files(names, Settings()))
 
 
+@pytest.mark.parametrize("form", ["text", "json", "sarif"])
+def test_a_report_is_the_same_with_its_fixes(folder: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    command = ["check", "--output-format", form, "."]
+    anew = CliRunner().invoke(cli, [*command, "--no-cache"])
+    first = CliRunner().invoke(cli, command)
+    seen = read_anew(monkeypatch)
+    again = CliRunner().invoke(cli, command)
+    assert seen == []
+    assert "fix" in again.output
+    assert anew.output == first.output == again.output
+    CliRunner().invoke(cli, ["check", "--fix", "."])
+    assert "training=self.training" in (folder / "net0.py").read_text()
+
+
 @pytest.mark.parametrize("damage", [b"", b"\0" * 8, b"[1, 2]"])
 def test_a_cache_that_cannot_be_read_is_made_anew(folder: Path, damage: bytes) -> None:
     first = check_files(["net0.py"], Settings())
