@@ -10,14 +10,18 @@ DOCUMENTATION = "https://OWNER.github.io/torch-auditor"  # where `make docs` is 
 if TYPE_CHECKING:
     from auditor.dynamic.layer_facts import initialize
     from auditor.fix.memory import rewrite
+    from auditor.integrations.healthy import assert_healthy
+    from auditor.integrations.jupyter import load_ipython_extension
     from auditor.pipeline import audit_model as audit
     from auditor.pipeline import check_paths as check
 
-__all__ = ["audit", "check", "initialize", "rewrite"]
+__all__ = ["assert_healthy", "audit", "check", "initialize", "load_ipython_extension", "rewrite"]
 _HOME = {
+    "assert_healthy": ("auditor.integrations.healthy", "assert_healthy"),
     "audit": ("auditor.pipeline", "audit_model"),
     "check": ("auditor.pipeline", "check_paths"),
     "initialize": ("auditor.dynamic.layer_facts", "initialize"),
+    "load_ipython_extension": ("auditor.integrations.jupyter", "load_ipython_extension"),
     "rewrite": ("auditor.fix.memory", "rewrite"),
 }
 

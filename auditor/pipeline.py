@@ -8,7 +8,7 @@ target → Capture → rule.dynamic → Finding ┘
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from auditor.static import check, files, suppress
 from auditor.static.check import FileResult
 
 if TYPE_CHECKING:
+    from auditor.dynamic.service import Audit
     from auditor.dynamic.worker import Worker
     from auditor.fix.engine import Verdict
 
@@ -149,20 +150,41 @@ def audit_targets(
 
 
 def audit_model(
-    model: Any, inputs: Any, settings: Settings | None = None, *, device: str = "cpu", dtype: str = "float32"
+    model: Any,
+    inputs: Any,
+    settings: Settings | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    facts: bool = True,
 ) -> Report:
     """Audit a live model in this process: the Python API is `auditor.audit(model, inputs)`.
 
     `inputs`: a tensor, a tuple of arguments or a dict of keyword arguments. The model, its gradients, modes and hooks,
-    and all random generators are left as they were. Raises ImportError if torch is not installed.
+    and all random generators are left as they were. `facts`: also measure what a notebook shows of the layers (a few
+    more forwards). Raises ImportError if torch is not installed.
     """
     from auditor.dynamic.service import audit_live
 
     settings = (settings or Settings()).override(device=device, dtype=dtype)
     rules = check.chosen_rules(settings)
-    found = audit_live(model, inputs, rules, settings)
-    problems = [*check.rule_problems(settings), *found.problems]
-    report = Report(findings=found.findings, problems=problems, audits=found.records, rules=rules)
+    return report_of(audit_live(model, inputs, rules, settings, facts), settings)
+
+
+def report_of(found: Audit, settings: Settings) -> Report:
+    """The report of models audited in this process: what a comment or the settings silence set apart, with the fixes
+    that the rules have for the rest."""
+    from auditor.fix.engine import offer
+
+    rules = check.chosen_rules(settings)
+    report = Report(problems=[*check.rule_problems(settings), *found.problems], audits=found.records, rules=rules)
+    texts = {path: _text_of(path) for path in sorted({finding.location.path for finding in found.findings})}
+    stand, report.silenced = _standing(found.findings, texts, settings)
+    for path, text in texts.items():
+        here = [finding for finding in stand if finding.location.path == path]
+        report.findings += offer(here, text, rules, path, text_edits=True) if text else here
+        if text and not os.path.isfile(path):
+            report.texts[path] = text
     report.sort()
     return report
 
@@ -315,18 +337,30 @@ def _run(
         return _Seen(problems=[Problem(files.display(spec.partition("::")[0]), str(error))])
     seen = _Seen(problems=[problem_from_json(item) for item in answer["problems"]], records=answer["records"])
     findings = [finding_from_json(item) for item in answer["findings"]]
-    rules = check.chosen_rules(settings)
-    for path in sorted({finding.location.path for finding in findings}):
-        of_file = [finding for finding in findings if finding.location.path == path]
-        kept, dropped = suppress.split(of_file, (texts or {}).get(path) or _text_of(path))
-        active = {rule.code for rule in rules if not check.ignored_here(rule, path, settings)}
-        seen.findings += [finding for finding in kept if finding.code in active]
-        seen.silenced += dropped
+    given = {path: (texts or {}).get(path) or _text_of(path) for path in {f.location.path for f in findings}}
+    seen.findings, seen.silenced = _standing(findings, given, settings)
     return seen
+
+
+def _standing(
+    findings: Sequence[Finding], texts: Mapping[str, str], settings: Settings
+) -> tuple[list[Finding], list[Finding]]:
+    """(findings that stand, findings that a comment silences); those that the settings silence are in neither."""
+    stand: list[Finding] = []
+    silenced: list[Finding] = []
+    rules = check.chosen_rules(settings)
+    for path in sorted(texts):
+        kept, dropped = suppress.split([finding for finding in findings if finding.location.path == path], texts[path])
+        active = {rule.code for rule in rules if not check.ignored_here(rule, path, settings)}
+        stand += [finding for finding in kept if finding.code in active]
+        silenced += dropped
+    return stand, silenced
 
 
 def _text_of(path: str) -> str:
     try:
         return files.text_of(path, files.read(path))
     except (OSError, ValueError, SyntaxError, LookupError):
-        return ""  # a file that cannot be read has no comment to silence a finding
+        import linecache  # knows the cells of a notebook
+
+        return "".join(linecache.getlines(path))  # what has no text has no comment to silence a finding

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,16 +136,6 @@ def _distance(got: tuple[torch.Tensor, torch.Tensor], wanted: tuple[torch.Tensor
             return float("inf")
         errors.append(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)))
     return max(errors)
-
-
-def class_row(cls: type) -> Location:
-    """The line `class Name` of a user's class, below its decorators; `Location("")` if it has no source."""
-    location = class_location(cls)
-    if not location.path:
-        return location
-    lines, first = inspect.getsourcelines(cls)
-    below = next((index for index, line in enumerate(lines) if line.lstrip().startswith("class ")), 0)
-    return Location(location.path, first + below)
 
 
 def trained_in_eval(capture: Capture) -> Iterator[tuple[str, int, Location]]:

@@ -48,14 +48,21 @@ def class_location(cls: type) -> Location:
 
 @functools.cache
 def _class_location(cls: Any) -> Location:
-    try:
-        path = inspect.getsourcefile(cls)
-    except TypeError:  # builtin, or defined where there is no file
-        return Location("")
+    path = _file_of(cls)
     if path is None or not is_user_file(path):
         return Location("")
     node = _classes_in(path).get(cls.__qualname__.replace("<locals>.", ""))
     return Location(path, node.lineno if node is not None else 0)
+
+
+def _file_of(cls: type) -> str | None:
+    """The file a class is defined in; for one from the cell of a notebook, which `inspect` cannot find, that of the
+    code of its methods."""
+    try:
+        return inspect.getsourcefile(cls)
+    except (TypeError, OSError):
+        codes = (getattr(value, "__code__", None) for value in vars(cls).values())
+        return next((code.co_filename for code in codes if code is not None), None)
 
 
 @functools.cache

@@ -13,6 +13,8 @@ from auditor.static.check import chosen_rules, drop_symptoms
 from auditor.static.files import display
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from auditor.dynamic.capture import Capture
     from auditor.dynamic.target import Target
 
@@ -80,6 +82,28 @@ def audit_file(
         rules = [rule for rule in rules if not rule.code.startswith(INITIALISATION)]
     progress(f"importing {spec}")
     targets, problems = find_targets(spec, settings.targets, text, settings.memory * 2**30 * SHARE)
+    return _audit_all(targets, problems, rules, settings, inputs, facts, progress)
+
+
+def audit_module(
+    module: ModuleType, rules: Sequence[Rule], settings: Settings, *, inputs: Sequence[str] = (), facts: bool = False
+) -> Audit:
+    """Audit every model that the classes of a module in memory offer (see `targets_of`), in this process."""
+    from auditor.dynamic.target import targets_of
+
+    targets, problems = targets_of(module, settings.targets)
+    return _audit_all(targets, problems, rules, settings, inputs, facts, lambda message: None)
+
+
+def _audit_all(
+    targets: Sequence[Target],
+    problems: Sequence[Problem],
+    rules: Sequence[Rule],
+    settings: Settings,
+    inputs: Sequence[str],
+    facts: bool,
+    progress: Progress,
+) -> Audit:
     found = Audit(problems=[replace(problem, path=display(problem.path)) for problem in problems])
     for number, target in enumerate(targets, 1):
         progress(f"auditing {target.name} ({number} of {len(targets)})")

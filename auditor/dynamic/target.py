@@ -126,6 +126,14 @@ def find_targets(
     return finder.targets, finder.problems
 
 
+def targets_of(module: types.ModuleType, configured: Settings | None = None) -> tuple[list[Target], list[Problem]]:
+    """The models that the classes of a module in memory offer (the cell of a notebook; its `__file__` is where
+    `linecache` knows its text), and what stood in the way. Constructs the models."""
+    finder = _Finder(module, str(module.__file__), True, configured or {}, {}, math.inf)
+    finder.every()
+    return finder.targets, finder.problems
+
+
 def split_spec(spec: str) -> tuple[str, str, bool]:
     """File or dotted module, name in it (or ""), and whether the first is a file."""
     if "::" in spec:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from auditor.rule import Rule
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Report:
     """Everything one run has to say."""
 
@@ -64,3 +64,20 @@ class Report:
     def sources(self) -> Sequence[str]:
         """The files that have findings or problems, sorted."""
         return sorted({item.location.path for item in self.findings} | {item.path for item in self.problems})
+
+    def __str__(self) -> str:
+        """What a terminal shows, without colours."""
+        import click
+
+        from auditor.report.formats import Style, render
+
+        return click.unstyle("\n".join(render(self, "text", Style())))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from auditor.report.formats import in_characters
+        from auditor.report.html import fragment
+
+        return fragment(in_characters(self))

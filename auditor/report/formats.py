@@ -61,7 +61,7 @@ def render(report: Report, name: str, style: Style) -> Iterator[str]:
     from auditor.static.files import is_notebook
 
     texts = Texts(report.texts)
-    shown = replace(report, findings=[texts.in_characters(finding) for finding in report.findings])
+    shown = in_characters(report)
     if any(is_notebook(path) for path in report.sources):
         from auditor.report.cells import by_cell, problem_by_cell
 
@@ -83,3 +83,11 @@ def render(report: Report, name: str, style: Style) -> Iterator[str]:
         rendered: str = import_module(FORMATS[name].module).render(shown)
         if rendered:  # no line at all, rather than an empty one
             yield rendered
+
+
+def in_characters(report: Report) -> Report:
+    """The report with columns counted in characters."""
+    from auditor.report.texts import Texts
+
+    texts = Texts(report.texts)
+    return replace(report, findings=[texts.in_characters(finding) for finding in report.findings])

@@ -90,7 +90,8 @@ def written_out(source: Source) -> Iterator[Finding]:
 @rule.dynamic
 def computes_the_same(capture: Capture) -> Iterator[Finding]:
     """A layer of the user's own that gives what the reference gives, and calls no built-in norm itself."""
-    from auditor.dynamic.norms import class_row, measured_norm
+    from auditor.dynamic.capture import class_location
+    from auditor.dynamic.norms import measured_norm
 
     seen: set[type] = set()
     for path, facts in capture.modules.items():
@@ -101,7 +102,7 @@ def computes_the_same(capture: Capture) -> Iterator[Finding]:
         seen.add(cls)
         mode = "eval" if facts.in_shape.get("eval") else "train"
         calls = {node.operation for node in capture.nodes(mode) if node.module == path}
-        location = class_row(cls)
+        location = class_location(cls)
         if not calls or calls & {"rms_norm", "layer_norm"} or (_installed(location.path) and not capture.in_memory):
             continue
         norm = measured_norm(facts.module, shape[-1], len(shape))

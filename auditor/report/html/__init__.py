@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,25 @@ def render(report: Report) -> str:
 
 
 def fragment(report: Report) -> str:
-    """The report as a piece of HTML that stands inside another page, such as a notebook's."""
-    return _environment().get_template("fragment.html").render(**_content(report))
+    """The report as a piece of HTML that stands inside another page, such as a notebook's, among others like it."""
+    told = "\0".join([summary(report), *(finding.message for finding in report.findings)])
+    prefix = f"auditor-{hashlib.sha256(told.encode('utf-8', 'replace')).hexdigest()[:8]}-"
+    content = _content(report, prefix)
+    content["cards"] = [replace(card, rule=None) for card in content["cards"]]  # the rules are not explained here
+    return _environment().get_template("fragment.html").render(**content)
 
 
-def _content(report: Report) -> dict[str, Any]:
+def _content(report: Report, prefix: str = "") -> dict[str, Any]:
+    """What the templates are filled with. `prefix`: of every anchor."""
     texts = Texts(report.texts)
     codes: dict[str, Code] = {}
     rules = {rule.code: rule for rule in report.rules}
-    cards = [_card(number, finding, texts, codes, rules) for number, finding in enumerate(report.findings, 1)]
+    cards = [
+        _card(f"{prefix}finding-{number}", finding, texts, codes, rules)
+        for number, finding in enumerate(report.findings, 1)
+    ]
     linked = [(card.anchor, card.finding) for card in cards]
-    models = [model(record, number, linked) for number, record in enumerate(report.audits, 1)]
+    models = [model(record, f"{prefix}model-{number}", linked) for number, record in enumerate(report.audits, 1)]
     _link_layers(cards, models)
     found = Counter(finding.severity for finding in report.findings)
     return {
@@ -77,7 +86,7 @@ def _content(report: Report) -> dict[str, Any]:
     }
 
 
-def _card(number: int, finding: Finding, texts: Texts, codes: dict[str, Code], rules: dict[str, Any]) -> Card:
+def _card(anchor: str, finding: Finding, texts: Texts, codes: dict[str, Code], rules: dict[str, Any]) -> Card:
     def code_of(path: str) -> Code:
         if path not in codes:
             codes[path] = Code(texts[path])
@@ -88,7 +97,7 @@ def _card(number: int, finding: Finding, texts: Texts, codes: dict[str, Code], r
     if finding.fix and finding.fix.text_edits and texts[path]:
         change = diff(texts[path], edited(texts[path], finding.fix.text_edits))
     return Card(
-        anchor=f"finding-{number}",
+        anchor=anchor,
         finding=finding,
         frame=code_of(path).frame(finding.location),
         notes=[

@@ -59,9 +59,8 @@ class Model:
 COLUMNS = ("Output", "Parameters", "dtype", "Scale, train", "Scale, eval", "Gradient", "Zeros", "Dropout, norm")
 
 
-def model(record: Record, number: int, findings: Sequence[tuple[str, Finding]]) -> Model:
-    """The section of one audit record; `findings` with the anchors under which the page has them."""
-    anchor = f"model-{number}"
+def model(record: Record, anchor: str, findings: Sequence[tuple[str, Finding]]) -> Model:
+    """The section of one audit record, under `anchor`; `findings` with the anchors under which the page has them."""
     facts: Record = record.get("facts") or {}
     after: Record = record.get("facts_after") or {}
     rows = _rows(anchor, facts, after, [item for item in findings if record["name"] in item[1].models])

@@ -93,7 +93,9 @@ def _ways_out(above: ast.AST, below: ast.AST) -> list[ast.If]:
 
 
 _ABSENCE = ("ImportError", "ModuleNotFoundError", "AttributeError", "TypeError", "Exception")
-_QUESTIONS = ("version", "hasattr", "torch_greater", "torch_at_least", "torch_gte", "torch_1", "torch_2", "pt2", "with_pt")
+_QUESTIONS = (
+    "version", "hasattr", "torch_greater", "torch_at_least", "torch_gte", "torch_1", "torch_2", "pt2", "with_pt",
+)  # fmt: skip
 
 
 def _catches_absence(statement: ast.Try) -> bool:

@@ -1,0 +1,1 @@
+"""Auditing where models are trained and tested: notebooks, pytest, Lightning, the Hugging Face Trainer."""
