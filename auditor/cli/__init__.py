@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -27,10 +28,23 @@ COMMANDS = (
 
 def main() -> None:
     """Entry point. Exit status: 0 clean, 1 findings, 2 the tool could not do what was asked."""
+    codecs.register_error("auditor-plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets a question mark
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="auditor-plain")
     cli(prog_name="auditor")
+
+
+# What a terminal that lacks a character is shown instead; a question mark for any other.
+PLAIN = {
+    **{"…": "...", "×": "x", "·": "*", "−": "-", "–": "-", "—": "-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~"},
+    **{"√": "sqrt", "²": "^2", "ε": "eps", "σ": "sigma", "Σ": "sum", "Π": "prod", "γ": "gamma", "β": "beta"},
+}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character, "?") for character in error.object[error.start : error.end]), error.end
 
 
 click.ClickException.exit_code = 2
@@ -50,6 +64,18 @@ class Commands(click.Group):
         function = name.replace("-", "_")
         command: click.Command = getattr(import_module(f"auditor.cli.{function}"), function)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a command that does not exist."""
+        if args and self.get_command(context, args[0]) is None and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], self.list_commands(context), 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.list_commands(context))}"
+            context.fail(f"no such command {args[0]!r}; {hint}")
+        return super().resolve_command(context, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -25,6 +25,17 @@ def _endings(context: click.Context, parameter: click.Parameter, files: tuple[Pa
     return files
 
 
+class Choice(click.Choice[str]):
+    """A choice that says which of its words was probably meant."""
+
+    def get_invalid_choice_message(self, value: str, ctx: click.Context | None) -> str:
+        from difflib import get_close_matches
+
+        close = get_close_matches(str(value), [str(choice) for choice in self.choices], 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(map(str, self.choices))}"
+        return f"{value!r} is not known; {hint}"
+
+
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -52,9 +63,7 @@ shared = _options(
     click.option("--fix", is_flag=True, help="Write the fixes that are safe."),
     click.option("--unsafe-fixes", is_flag=True, help="Also make fixes that change what the model computes."),
     click.option("--diff", is_flag=True, help="Show the fixes as a diff, write nothing."),
-    click.option(
-        "--output-format", type=click.Choice(tuple(FORMATS)), default="text", help="How to print the findings."
-    ),
+    click.option("--output-format", type=Choice(tuple(FORMATS)), default="text", help="How to print the findings."),
     click.option(
         "--output-file",
         "-o",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from auditor.rule import Rule
     from auditor.settings import Nearest, Settings
 
+STARTED = time.monotonic()
 PATIENCE = 1.0  # seconds before a progress bar is worth showing
 BAR = 24
 
@@ -181,7 +182,10 @@ def finish(report: Report, settings: Settings, options: dict[str, Any], *, to_st
     )
     if file is None:
         to_stderr = to_stderr or (name == "text" and options["diff"] and bool(report.diffs))
-        for line in render(report, name, style):
+        lines = list(render(report, name, style))
+        if on_screen and lines and name in ("text", "concise") and not style.quiet:
+            lines[-1] += click.style(f" {time.monotonic() - STARTED:.1f} s", dim=True)
+        for line in lines:
             click.echo(line, err=to_stderr)
     else:
         _write(file, render(report, name, style))
