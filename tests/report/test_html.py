@@ -18,7 +18,7 @@ from auditor.report.html.prose import prose
 from tests.cli import BAD, FIXED, ZEROS, auditor
 from tests.report.hostile import hostile
 
-VOID = {"meta", "link", "br", "hr", "input", "img"}
+VOID = {"meta", "link", "br", "hr", "input", "img", "wbr"}
 NET = (
     BAD.replace("from torch import nn", "import torch\nfrom torch import nn")
     .replace("    def forward", "    def __init__(self, width=8):\n        super().__init__()\n"
@@ -141,6 +141,31 @@ def test_hostile_text_stays_text() -> None:
     assert text.count("<script>") == 1
     assert "<b>Net" in page.text
     assert "NaN" in page.text
+
+
+def test_a_deep_model_names_what_never_ran() -> None:
+    """A list of layers is not called itself, a layer that nothing uses is; paths may break at their dots."""
+    import torch
+    from torch import nn
+
+    from auditor.pipeline import audit_model
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)) for _ in range(2))
+            self.idle = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    text = fragment(audit_model(Deep(), torch.randn(8, 4)))
+    page = Page(text)
+    assert page.text.count("never called") == 1
+    assert "blocks.<wbr>1.<wbr>1</a>" in text
+    assert "19 %" in page.text  # of two dropouts of a tenth
 
 
 def test_fragment_for_notebooks_has_no_script() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from auditor import __version__
 from auditor.finding import Finding, Severity
 from auditor.report import Report
@@ -148,6 +150,11 @@ def _plural(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def _breakable(path: str) -> Markup:
+    """The path of a layer, which a line may end in at its dots."""
+    return Markup(".<wbr>").join(path.split("."))
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     import jinja2
@@ -166,6 +173,7 @@ def _environment() -> jinja2.Environment:
         "size": numbers.size,
         "seconds": numbers.seconds,
         "inline": inline,
+        "breakable": _breakable,
         "plural": _plural,
     }
     return environment

@@ -11,6 +11,7 @@ from auditor.report.html.numbers import count, figure, shape, share, short
 from auditor.report.html.plot import Plot, Series, plot
 
 FOLDED = 80  # layers above which the inner parts of a tree are folded at first
+HOLDERS = {"torch.nn.ModuleList", "torch.nn.ModuleDict"}  # they hold layers and are not called themselves
 Record = Mapping[str, Any]
 
 
@@ -247,7 +248,7 @@ def _remarks(layer: Record) -> str:
     told = [f"p = {figure(layer['rate'])}"] if layer["rate"] is not None else []
     told += [f"{layer['norm']} norm" if layer["norm"] != "own" else "its own norm"] if layer["norm"] else []
     told += [f"called {layer['calls']} times"] if layer["calls"] > 1 else []
-    told += ["never called"] if not layer["calls"] else []
+    told += ["never called"] if not layer["calls"] and layer["kind"] not in HOLDERS else []
     told += [f"also {', '.join(layer['aliases'])}"] if layer["aliases"] else []
     return ", ".join(told)
 

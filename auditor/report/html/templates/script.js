@@ -138,7 +138,7 @@
   // What does not scroll is no stop for the tab key.
   const stops = () => {
     for (const part of all(".code, .scroll")) {
-      if (part.scrollWidth > part.clientWidth) part.tabIndex = 0; else part.removeAttribute("tabindex");
+      if (part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight) part.tabIndex = 0; else part.removeAttribute("tabindex");
     }
   };
   addEventListener("resize", stops);
