@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import pytest
 
 from tests.integrations.models import SICK, WELL
@@ -11,16 +13,16 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(autouse=True)
 def options(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the plugin's entry point too, so that it need not be installed anew for every change."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     pytester.makeini("[pytest]\n")
     pytester.makeconftest("")
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    # pytest-lsp breaks every item that is no function: it is left out
-    plugins = ("-p", "auditor.integrations.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:pytest-lsp")
-    return pytester.runpytest_inprocess(*plugins, *arguments)
+    installed = any(entry.name == "auditor" for entry in entry_points(group="pytest11"))
+    own = () if installed else ("-p", "auditor.integrations.pytest_plugin")  # a checkout that was never installed
+    # pytest-lsp breaks every item that is no function: it is left out.
+    return pytester.runpytest_inprocess(*own, "-p", "no:cacheprovider", "-p", "no:pytest-lsp", *arguments)
 
 
 def test_assert_healthy_in_a_test(pytester: pytest.Pytester) -> None:
