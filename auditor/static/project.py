@@ -9,7 +9,6 @@ holds as long as its links do (see cache.py). What lies outside the project is u
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +33,8 @@ _MARKS = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 
 
 def digest_of(content: bytes) -> bytes:
+    import hashlib  # pulls in OpenSSL
+
     return hashlib.sha1(content, usedforsecurity=False).digest()
 
 

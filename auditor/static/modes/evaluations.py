@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.static.modes.analysis import modes_of
 from auditor.static.modes.dependence import holds_batch_norm
-from auditor.static.modes.objects import EVAL, FUNCTIONS, TRAIN, Function, ModelCall, Setting
+from auditor.static.modes.objects import EVAL, FUNCTIONS, TRAIN, ModelCall, Setting
 from auditor.static.modes.paths import ModePaths, mode_paths
 from auditor.static.modes.purpose import EVALUATING, LOOPS, Loop, words
 from auditor.static.tree import walk
 
 if TYPE_CHECKING:
-    from auditor.static.classes import ModuleClass
     from auditor.static.source import Source
 
 _NEEDS_GRADIENTS = re.compile(
@@ -156,20 +155,31 @@ def samplings(source: Source) -> Iterator[Sampling]:
         if holds_batch_norm(source, analysis.built_by(call.model)):
             seen.add(switch)
             yield Sampling(switch, purposes.receiver(call.call, call.method), call.call)
-    for facts in source.module_classes:
-        for method in facts.methods.values():
-            if method.name not in ("train", "eval") and not purposes.trains(method):
-                yield from _own_samplings(source, facts, method)
+    yield from _own_samplings(source)
 
 
-def _own_samplings(source: Source, facts: ModuleClass, method: Function) -> Iterator[Sampling]:
+def _own_samplings(source: Source) -> Iterator[Sampling]:
     """`self.train()` in a method of a module that then samples from itself."""
-    calls = [node for node in walk(method) if isinstance(node, ast.Call)]
-    site = next((call for call in calls if ast.unparse(call.func) in ("self", "self.forward")), None)
-    for call in calls:
-        switches = ast.unparse(call) == "self.train()"
-        if switches and site and _samples(source, site, method) and holds_batch_norm(source, facts):
-            yield Sampling(call, "self", site)
+    purposes = mode_paths(source).purposes
+    for switch in source.calls_named("train"):
+        match switch:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="self")), args=[], keywords=[]):
+                owner = source.method_of(switch)
+            case _:
+                continue
+        if owner is None or owner[1].name in ("train", "eval") or purposes.trains(owner[1]):
+            continue
+        facts, method = owner
+        site = next((node for node in walk(method) if _calls_itself(node)), None)
+        if isinstance(site, ast.Call) and _samples(source, site, method) and holds_batch_norm(source, facts):
+            yield Sampling(switch, "self", site)
+
+
+def _calls_itself(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="self") | ast.Attribute(value=ast.Name(id="self"), attr="forward")):
+            return True
+    return False
 
 
 def _only_switch(call: ModelCall) -> ast.Call | None:
