@@ -143,7 +143,8 @@ def trained_in_eval(capture: Capture) -> Iterator[tuple[str, int, Location]]:
     many there are, and the line of the user's forward that switched them, or of the layer where there is none."""
     found = []
     for node in capture.nodes("eval"):
-        if _updates(node) and node.module in capture.modules:
+        layer = capture.modules.get(node.module)
+        if _updates(node) and layer is not None and hasattr(layer.module, "running_mean"):  # not one built on the way
             found.append(node.module)
     if not found:
         return

@@ -12,7 +12,7 @@ from auditor.dynamic.capture import class_location
 from auditor.dynamic.intent import source_at
 from auditor.dynamic.state import preserved
 from auditor.finding import Location
-from auditor.static.facts.mode_overrides import keeps_its_mode
+from auditor.static.facts.mode_overrides import keeps_its_mode, overrides
 
 if TYPE_CHECKING:
     from auditor.dynamic.capture import Capture
@@ -37,24 +37,29 @@ def tried_switches(capture: Capture) -> Iterator[TriedSwitch]:
     seen: set[Location] = set()
     for path, facts in capture.modules.items():
         for name in ("train", "eval"):
-            location = _override(type(facts.module), name)
+            location, sound = _override(type(facts.module), name)
             if location is None or location in seen:
                 continue
             seen.add(location)
             with preserved(capture.model):
                 tried = _try(facts.module, path, name, location)
-            if tried is not None:
+            held_back = tried is not None and "" not in tried.unchanged and bool(tried.unchanged) and sound
+            if tried is not None and not held_back:
                 yield tried
 
 
-def _override(cls: type, name: str) -> Location | None:
-    """Where a user's class defines `name` itself, other than to keep its mode for good."""
+def _override(cls: type, name: str) -> tuple[Location | None, bool]:
+    """Where a user's class defines `name` itself, other than to keep its mode for good, and whether it reads as sound:
+    the layers that a sound one leaves in the other mode are held there on purpose."""
     owner = next(item for item in cls.__mro__ if name in vars(item))
     location = class_location(owner)
     source = source_at(location) if owner is not nn.Module and location.path else None
     facts = source.module_class(owner.__name__) if source is not None else None
     method = facts.methods.get(name) if facts is not None else None
-    return None if method is None or keeps_its_mode(method) else Location(location.path, method.lineno)
+    if source is None or method is None or keeps_its_mode(method):
+        return None, True
+    sound = all(found.method is not method for found in overrides(source))
+    return Location(location.path, method.lineno), sound
 
 
 def _try(module: nn.Module, path: str, name: str, location: Location) -> TriedSwitch | None:

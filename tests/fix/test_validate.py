@@ -72,6 +72,11 @@ class Layer(nn.Module):
         return out + self.bias if self.shifted else out
 
 
+def shifted() -> nn.Module:
+    """Dropout before BatchNorm: train and eval differ in the variance that the norm sees."""
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.BatchNorm1d(WIDTH))
+
+
 class Dropping(nn.Module):
     def __init__(self, mode="gated", p=0.5, twice=False):
         super().__init__()
@@ -373,6 +378,8 @@ WRONG = [
     Case("layer norm: no affine", Layer, lambda: nn.LayerNorm(WIDTH, elementwise_affine=False), [c.outputs()]),
     Case("layer norm: eps", Layer, lambda: nn.LayerNorm(WIDTH, eps=1e-6), EQUAL),
     Case("layer norm: became rms", Layer, rms_norm, [c.outputs()]),
+    Case("settings: other rate", lambda: nn.Dropout(0.5), lambda: nn.Dropout(0.4), [c.layer_settings()]),
+    Case("variance: dropout still before the norm", shifted, shifted, [c.variance_kept()]),
     Case("dropout: still always on", lambda: Dropping("always"), lambda: Dropping("always"), GATE),
     Case("dropout: removed", lambda: Dropping("always"), lambda: Dropping("never"), GATE),
     Case("dropout: other rate", lambda: Dropping("always"), lambda: Dropping(p=0.4), GATE),

@@ -142,6 +142,9 @@ def samplings(source: Source) -> Iterator[Sampling]:
     """`train()` of a whole model that holds BatchNorm, for predictions that dropout is to make random."""
     if ".train(" not in source.text or not re.search("BatchNorm|torchvision|timm", source.text):
         return
+    yield from _own_samplings(source)
+    if not any(_may_sample(source, switch) for switch in source.calls_named("train")):
+        return  # spares most files the analysis of modes
     analysis, purposes = modes_of(source), mode_paths(source).purposes
     seen: set[ast.AST] = set()
     for call in analysis.calls:
@@ -155,7 +158,15 @@ def samplings(source: Source) -> Iterator[Sampling]:
         if holds_batch_norm(source, analysis.built_by(call.model)):
             seen.add(switch)
             yield Sampling(switch, purposes.receiver(call.call, call.method), call.call)
-    yield from _own_samplings(source)
+
+
+def _may_sample(source: Source, switch: ast.Call) -> bool:
+    """Whether the function around a `train()` is named after sampling, or does anything several times, and trains
+    nothing."""
+    function = source.function_of(switch)
+    if function is None or mode_paths(source).purposes.trains(function):
+        return False
+    return _is_sampling(function) or any(_counts(node) for node in walk(function) if isinstance(node, ast.Call))
 
 
 def _own_samplings(source: Source) -> Iterator[Sampling]:
