@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+from collections.abc import Callable
 
 from auditor.static.tree import Tree
 
@@ -25,10 +27,14 @@ class Resolver:
 
     A name bound twice (`try: from apex… except ImportError: from torch…`) resolves to both; a name that a function
     binds itself is no longer the import. Definitions of the file itself resolve to their own name.
+    `handed_on`: what a name stands for that a star import brings, such as the `nn` that the other file imports.
     """
 
-    def __init__(self, tree: Tree, module: str = "") -> None:
+    def __init__(
+        self, tree: Tree, module: str = "", handed_on: Callable[[str, str], Names] = lambda star, name: NOTHING
+    ) -> None:
         self.tree = tree
+        self._handed_on = handed_on
         self.aliases: dict[str, set[str]] = {}
         self.stars: list[str] = []
         self._read_imports(module)
@@ -142,7 +148,12 @@ class Resolver:
         if name in self.definitions:
             return frozenset([name])
         if self.stars and name not in self._stored:
-            return frozenset([canonical(f"{star}.{name}") for star in self.stars])
+            if hasattr(builtins, name) and not any(star.startswith("torch") for star in self.stars):
+                return NOTHING  # `super` stays what it is
+            found: set[str] = set()
+            for star in self.stars:
+                found |= self._handed_on(star, name) or {canonical(f"{star}.{name}")}
+            return frozenset(found)
         return NOTHING
 
 

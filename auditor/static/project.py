@@ -56,6 +56,7 @@ class Project:
         self._answers: dict[tuple[object, ...], tuple[object, frozenset[Link]]] = {}
         self._asked: list[tuple[object, ...]] = []
         self._links: list[set[Link]] = [set()]
+        self._handing: set[str] = set()
         self._cut = sys.maxsize  # the outermost question that one inside it ran into again
 
     # Files -----------------------------------------------------------------------------------------------------------
@@ -136,6 +137,20 @@ class Project:
         found = [self.definition(other, meaning, hops - 1) for meaning in sorted(meanings)]
         known = [item for item in found if item is not None]
         return known[0] if len(known) == 1 else None
+
+    def handed_on(self, source: Source, star: str, name: str) -> frozenset[str]:
+        """What `name` stands for in `source` after `from star import *`, where the other file has it from torch: the
+        `nn` of `import torch.nn as nn`. Empty where that is not known."""
+        path = self._link(source, star)
+        other = self.source(path) if path and path not in self._handing else None
+        if other is None or name.startswith("_") or other.names.stores("__all__"):
+            return frozenset()
+        self._handing.add(path)  # star imports may go in circles
+        try:
+            meanings = other.names.resolve(ast.Name(name)) if name not in other.names.definitions else frozenset()
+        finally:
+            self._handing.remove(path)
+        return meanings if all(f"{meaning}.".startswith("torch.") for meaning in meanings) else frozenset()
 
     def ask(self, question: Callable[[Source, Definition], T], about: Found) -> T | None:
         """The answer of `question` about a class or function of another file, found out once; None where it is being

@@ -13,7 +13,7 @@ from auditor.finding import Location
 from auditor.static.classes import ModuleClass
 from auditor.static.constants import enclosing_scope, evaluate
 from auditor.static.names import Names, Resolver
-from auditor.static.project import Link, holds
+from auditor.static.project import Link, holds, project
 from auditor.static.tree import Tree
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Source:
 
     @cached_property
     def names(self) -> Resolver:
-        return Resolver(self.tree, self.module)
+        return Resolver(self.tree, self.module, lambda star, name: project().handed_on(self, star, name))
 
     def resolve(self, expression: ast.AST | None) -> Names:
         """The dotted names `expression` can stand for, through imports and aliases (empty: unknown)."""

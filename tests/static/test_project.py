@@ -211,3 +211,28 @@ def test_files_of_the_project_that_cannot_be_read_are_unknown(shop: Path) -> Non
     file = shop / "predict_all.py"
     file.write_text(TEST.format(made="Net()", evaluation="evaluate"))
     assert codes(file) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ("import torch.nn as nn", {"torch.nn.Module"}),
+        ("from torch import nn", {"torch.nn.Module"}),
+        ("from shop.other import *", {"torch.nn.Module"}),  # handed on twice
+        ("from torch import nn\n__all__ = []", {".parts.nn.Module"}),  # not handed on
+        ("nn = object()", {".parts.nn.Module"}),
+        ("from .net import *", {".parts.nn.Module"}),  # a circle
+    ],
+)
+def test_a_star_import_brings_what_the_other_file_imports(tmp_path: Path, parts: str, expected: set[str]) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name, text in (("__init__", ""), ("parts", parts), ("other", "from torch import nn")):
+        (folder / f"{name}.py").write_text(text)
+    net = folder / "net.py"
+    net.write_text("from .parts import *\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n")
+    source = Source(str(net), net.read_text())
+    (node,) = source.tree.all(ast.ClassDef)
+    assert source.resolve(node.bases[0]) == expected
+    (call,) = [call for call in source.tree.all(ast.Call) if isinstance(call.func, ast.Name)]
+    assert source.resolve(call.func) == set()  # `super` is Python's own
