@@ -79,8 +79,8 @@ rule = Rule(
     severity=Severity.WARNING,
     summary="model evaluated in train mode",
     triggers=("no_grad", "inference_mode", "set_grad_enabled", "jit.trace", "def eval", "def test", "def valid",
-              "def predict", "def infer", ("import", "evaluate"), ("import", "validate"), ("import", "test("),
-              ("import", "predict"), ("import", "inference")),
+              "def predict", "def infer", ("import", "eval"), ("import", "valid"), ("import", "val_"),
+              ("import", "test"), ("import", "predict"), ("import", "infer")),
 )  # fmt: skip
 
 LEAVING = (ast.Return, ast.Yield, ast.YieldFrom)

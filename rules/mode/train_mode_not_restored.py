@@ -64,7 +64,7 @@ rule = Rule(
     triggers=(
         ".eval(",
         ".train(False",
-        *(("backward", name) for name in ("evaluate", "validate", "test(", "predict", "inference")),
+        *(("backward", name) for name in ("eval", "valid", "val_", "test", "predict", "infer")),
     ),
 )
 

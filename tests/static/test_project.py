@@ -60,6 +60,10 @@ def validate_and_go_on(model, loader):
     result = evaluate(model, loader)
     model.train(before)
     return result
+
+def eval_net(model, loader):
+    model.eval()
+    return evaluate(model, loader)
 """
 TEST = """
 import torch
@@ -130,7 +134,8 @@ def test_models_and_evaluations_of_other_files(shop: Path, made: str, evaluation
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "expected"), [("validate", ["MOD002"]), ("validate_and_go_on", []), ("evaluate", ["MOD001"])]
+    ("evaluation", "expected"),
+    [("validate", ["MOD002"]), ("eval_net", ["MOD002"]), ("validate_and_go_on", []), ("evaluate", ["MOD001"])],
 )
 def test_training_goes_on_in_the_mode_that_another_file_leaves(
     shop: Path, evaluation: str, expected: list[str]
@@ -230,7 +235,9 @@ def test_a_star_import_brings_what_the_other_file_imports(tmp_path: Path, parts:
     for name, text in (("__init__", ""), ("parts", parts), ("other", "from torch import nn")):
         (folder / f"{name}.py").write_text(text)
     net = folder / "net.py"
-    net.write_text("from .parts import *\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n")
+    net.write_text(
+        "from .parts import *\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    )
     source = Source(str(net), net.read_text())
     (node,) = source.tree.all(ast.ClassDef)
     assert source.resolve(node.bases[0]) == expected

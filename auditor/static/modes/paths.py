@@ -22,7 +22,7 @@ from auditor.static.tree import walk
 if TYPE_CHECKING:
     from auditor.static.source import Source
 
-_HANDS_OVER = r"\b(?:evaluate|validate|test|predict|inference)\w*\("  # to a function of another file, it may be
+_HANDS_OVER = r"(?:\b|_)(?:eval\w|valid|val_|test|predict|infer)\w*\("  # to a function of another file, it may be
 _SIGNS = ("no_grad", "inference_mode", "set_grad_enabled", "trace", "trace_module")
 _EVALUATES = r"\b(?:no_grad|inference_mode|set_grad_enabled|def \w*(?:eval|test|val|predict|infer))|jit\.trace"
 
