@@ -27,7 +27,13 @@ def wait_for(output: Path, text: str, times: int = 1) -> None:
 
 def start(output: IO[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "auditor", "check", ".", "--isolated", "--watch", "--output-format", "concise"]
-    return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    return subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, text=True, env=dict(os.environ), preexec_fn=heed_interrupts
+    )
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has the jobs it runs in the background ignore them
 
 
 def test_runs_again_on_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
